@@ -1,0 +1,242 @@
+"""The manifest: what a bundle's graph expects, promises and comes from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from anomvae.errors import BundleError
+
+FORMAT_VERSION = 1
+"""Format of the bundle. A reader refuses a newer one; it raises by one whenever an older reader would go wrong."""
+
+ColumnKind = Literal["numeric", "date", "boolean", "categorical"]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column the detector scores.
+
+    Numbers and dates go into the graph's `numeric` input, booleans and categories into `categorical`, each in the
+    manifest's order.
+
+    Attributes:
+        name: Name in the table.
+        kind: What it is to the model.
+        type: Arrow type it had in training, for people.
+        categories: Known values in code order; the code after the last means unknown or missing.
+        missing_code: Code of a missing cell where missing cells were seen in training: the model then leaves the cell
+            out; None where they were not: a missing cell then counts as unknown.
+        infinite_is_missing: Whether infinities were seen in training: they are then missing cells. Where they were not,
+            an infinity is as strange as a number can be.
+        missing_share: Share of missing cells in training, 0 to 1.
+        low: Smallest finite value in training, raw units (numbers and dates).
+        high: Largest finite value in training, raw units.
+        mean: Mean in training, raw units.
+        std: Standard deviation in training, raw units.
+        origin: Dates only: ISO instant from which days are counted.
+    """
+
+    name: str
+    kind: ColumnKind
+    type: str
+    categories: tuple[str, ...] = ()
+    missing_code: int | None = None
+    infinite_is_missing: bool = False
+    missing_share: float = 0.0
+    low: float | None = None
+    high: float | None = None
+    mean: float | None = None
+    std: float | None = None
+    origin: str | None = None
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether it goes into the graph's `numeric` input."""
+        return self.kind in ("numeric", "date")
+
+    @property
+    def n_codes(self) -> int:
+        """Number of codes of a category, missing and unknown included.
+
+        Example:
+            >>> Column("kind", "categorical", "string", categories=("a", "b")).n_codes
+            3
+        """
+        return len(self.categories) + (self.missing_code is not None) + 1
+
+    @property
+    def unknown_code(self) -> int:
+        """The last code: a value never seen in training."""
+        return self.n_codes - 1
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A column the detector does not score, and why.
+
+    Attributes:
+        name: Name in the table.
+        reason: Why, as a clause for people.
+        role: `identifier`, `time`, `group` and `label` columns are known for what they are; `none` are just left out.
+    """
+
+    name: str
+    reason: str
+    role: Literal["identifier", "time", "group", "label", "none"] = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """How the normal rows were divided.
+
+    Attributes:
+        how: `random`, `time` or `group`.
+        column: The column that decided, if one did.
+        train: Rows the weights were fitted on.
+        validation: Rows that decided when to stop.
+        calibration: Rows the p-values come from; the model never saw them.
+        labelled: Labelled anomalies, kept out of all three and used to evaluate.
+    """
+
+    how: Literal["random", "time", "group"]
+    column: str | None
+    train: int
+    validation: int
+    calibration: int
+    labelled: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What the p-values and the verdict rest on.
+
+    Attributes:
+        method: `split`: split conformal.
+        rows: Number of calibration rows, m.
+        alarm_rate: Stated share of normal rows that may alarm, the graph's default.
+        smallest_alarm_rate: Smallest rate these rows support, 1 / (m + 1).
+        decision: Which p-value gives the verdict: `elbo`, `reconstruction`, or `either` at half the rate each.
+        score_threshold: Scores above it alarm at the stated rate, nats.
+        reconstruction_threshold: The same for the reconstruction error.
+    """
+
+    method: Literal["split"]
+    rows: int
+    alarm_rate: float
+    smallest_alarm_rate: float
+    decision: Literal["elbo", "reconstruction", "either"]
+    score_threshold: float
+    reconstruction_threshold: float
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a bundle comes from.
+
+    Attributes:
+        data: Where the rows came from, as the user named it.
+        digest: Digest of the rows, `sha256:...`.
+        rows: Rows read, labelled ones included.
+        seed: Seed of every draw.
+        created: ISO instant, UTC.
+        fit_seconds: Wall time of the fit.
+        versions: Versions of the packages that took part.
+    """
+
+    data: str
+    digest: str
+    rows: int
+    seed: int
+    created: str
+    fit_seconds: float
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """All that a reader of a bundle must know beside the graph.
+
+    Attributes:
+        name: Name of the model.
+        kind: What is scored: `table`.
+        model: Kind of model: `vae`, `beta-vae`, `autoencoder`, `denoising-autoencoder`, ...
+        columns: Scored columns, in the table's order.
+        left_out: Columns not scored, with reasons.
+        split: How the rows were divided.
+        calibration: What p-values and verdict rest on.
+        provenance: Where it comes from.
+        latent: Size of the latent space.
+        files: sha256 of every other file of the bundle, by name.
+        format_version: Format of the bundle.
+    """
+
+    name: str
+    kind: Literal["table"]
+    model: str
+    columns: tuple[Column, ...]
+    left_out: tuple[LeftOut, ...]
+    split: Split
+    calibration: Calibration
+    provenance: Provenance
+    latent: int
+    files: dict[str, str] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def numeric(self) -> tuple[Column, ...]:
+        """Columns of the graph's `numeric` input, in its order."""
+        return tuple(column for column in self.columns if column.is_numeric)
+
+    @property
+    def categorical(self) -> tuple[Column, ...]:
+        """Columns of the graph's `categorical` input, in its order."""
+        return tuple(column for column in self.columns if not column.is_numeric)
+
+    @property
+    def scored(self) -> tuple[Column, ...]:
+        """Columns in the order of the graph's `contribution` output: numeric ones, then categories."""
+        return self.numeric + self.categorical
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """Names of the columns that go along to the answers unscored: identifiers, time and group."""
+        return tuple(column.name for column in self.left_out if column.role in ("identifier", "time", "group"))
+
+    def to_json(self) -> str:
+        """The manifest as JSON text."""
+        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "manifest.json") -> Manifest:
+        """Reads a manifest.
+
+        Args:
+            text: JSON text.
+            where: Where it came from, for messages.
+
+        Raises:
+            BundleError: The text is damaged, or its format is newer than this reader.
+        """
+        try:
+            raw: dict[str, Any] = json.loads(text)
+            version = int(raw["format_version"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise BundleError(f"{where} is not a bundle's manifest: it is damaged or something else") from error
+        if version > FORMAT_VERSION:
+            raise BundleError(
+                f"{where} has bundle format {version}, this anomvae reads up to {FORMAT_VERSION}: upgrade anomvae"
+            )
+        try:
+            raw["columns"] = tuple(
+                Column(**{**column, "categories": tuple(column["categories"])}) for column in raw["columns"]
+            )
+            raw["left_out"] = tuple(LeftOut(**column) for column in raw["left_out"])
+            raw["split"] = Split(**raw["split"])
+            raw["calibration"] = Calibration(**raw["calibration"])
+            raw["provenance"] = Provenance(**raw["provenance"])
+            return cls(**raw)
+        except (KeyError, TypeError) as error:
+            raise BundleError(f"{where} is damaged: a field is missing or unknown") from error

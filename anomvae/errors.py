@@ -1,0 +1,136 @@
+"""What can go wrong, and whose fault it is.
+
+Every error the product raises on purpose is one of these. The message is one clear sentence: what was wrong, where, and
+what to do about it. It never holds a data value: column names and row numbers only.
+
+.. code-block:: text
+
+    AnomvaeError                      exit code 1: our fault
+    +-- ParityError                   the exported graph answers differently from the model
+    +-- TrackingError                 the tracking server or registry cannot be reached
+    +-- InputError                    exit code 2: the caller's
+        +-- DataFileError             a data file is missing, empty, damaged or not what its name says
+        +-- SchemaError               a table cannot be learnt from as it is
+        +-- RowError                  rows do not fit the detector
+        |   +-- ColumnMismatchError   columns are missing or renamed
+        |   +-- CellError             a column holds what its type cannot be
+        +-- SettingError              an option or a configuration value is wrong
+        +-- TooFewRowsError           the rows cannot support what was asked
+        +-- BundleError               a bundle is damaged, incomplete or of a newer format
+        +-- ModelReferenceError       no model answers to a reference
+        +-- PromotionError            a version may not be promoted
+        +-- OutputError               an answer cannot be written where it should go
+        +-- MissingExtraError         an optional part of the installation is needed
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class AnomvaeError(Exception):
+    """The root of all errors raised on purpose."""
+
+    exit_code = 1
+
+
+class ParityError(AnomvaeError):
+    """The exported graph and the trained model do not give the same answers; nothing was written."""
+
+
+class TrackingError(AnomvaeError):
+    """The tracking server or the registry did not answer."""
+
+
+class InputError(AnomvaeError):
+    """The caller can mend it: a file, a table, an option."""
+
+    exit_code = 2
+
+
+class DataFileError(InputError):
+    """A data file is missing, empty, damaged or not what its name says."""
+
+
+class SchemaError(InputError):
+    """A table cannot be learnt from as it is."""
+
+
+class RowError(InputError):
+    """Rows do not fit the detector."""
+
+
+class ColumnMismatchError(RowError):
+    """Rows do not have the columns the bundle was trained on.
+
+    Args:
+        missing: Columns the detector needs and the rows lack.
+        unknown: Columns the rows have and the detector does not know.
+    """
+
+    def __init__(self, missing: Sequence[str], unknown: Sequence[str]) -> None:
+        also = f" (they have {_some(unknown)}, which it does not know)" if unknown else ""
+        super().__init__(
+            f"the rows lack {_some(missing)}, which the detector needs{also}; "
+            "rename or add the columns, `anomvae models show` lists them"
+        )
+        self.missing, self.unknown = tuple(missing), tuple(unknown)
+
+
+class CellError(RowError):
+    """A column holds cells that its type cannot be."""
+
+
+class SettingError(InputError):
+    """An option or a configuration value is wrong."""
+
+
+class TooFewRowsError(InputError):
+    """The rows cannot support what was asked.
+
+    Args:
+        message: The sentence.
+        rows_needed: Rows that would be enough.
+    """
+
+    def __init__(self, message: str, rows_needed: int) -> None:
+        super().__init__(message)
+        self.rows_needed = rows_needed
+
+
+class BundleError(InputError):
+    """A bundle is damaged, incomplete or of a newer format."""
+
+
+class ModelReferenceError(InputError):
+    """No model answers to a reference."""
+
+
+class PromotionError(InputError):
+    """A version may not be promoted: it is worse, or other, than the one in service."""
+
+
+class OutputError(InputError):
+    """An answer cannot be written where it should go."""
+
+
+class MissingExtraError(InputError):
+    """An optional part of the installation is needed.
+
+    Args:
+        what: What was asked for, as the start of a sentence.
+        extra: The extra that brings it.
+    """
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs the extra {extra!r}: pip install 'anomvae[{extra}]'")
+        self.extra = extra
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    """Names for a message: at most `most` of them, then a count."""
+    shown = ", ".join(repr(name) for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -1,0 +1,101 @@
+"""What the report shows, as plain arrays: nothing here knows torch, files or HTML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from anomvae.bundle import Manifest, TrainingRecord
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredRows:
+    """Answers of the exported graph for a part of the rows.
+
+    Attributes:
+        score: Negative ELBO, nats, shape ``(n,)``; higher is stranger.
+        reconstruction_error: Shape ``(n,)``.
+        p_value: Calibrated p-value of the score, shape ``(n,)``.
+        p_value_reconstruction: The same of the reconstruction error.
+        alarm: The verdicts, shape ``(n,)``.
+        contribution: Nats each column adds, shape ``(n, d + c)``, in the order of ``manifest.scored``.
+        latent: Posterior means, shape ``(n, k)``.
+    """
+
+    score: FloatArray
+    reconstruction_error: FloatArray
+    p_value: FloatArray
+    p_value_reconstruction: FloatArray
+    alarm: npt.NDArray[np.bool_]
+    contribution: FloatArray
+    latent: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One column's part in a score.
+
+    Attributes:
+        column: Its name.
+        contribution: Nats it adds.
+        value: What the row holds, as text; None where the cell is missing.
+        expected: What the detector expected to see, as text.
+    """
+
+    column: str
+    contribution: float
+    value: str | None
+    expected: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StrangeRow:
+    """A row of the data that the detector finds strange.
+
+    Attributes:
+        row: Row number in the data as read, from 0.
+        part: `train`, `validation`, `calibration` or `labelled`.
+        score: Nats.
+        p_value: Calibrated p-value.
+        reasons: Strongest first.
+    """
+
+    row: int
+    part: str
+    score: float
+    p_value: float
+    reasons: tuple[Reason, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReportContents:
+    """All that the report shows.
+
+    Attributes:
+        manifest: Columns, split, calibration, provenance.
+        record: Parameters, metrics, curves, evaluation.
+        train: Rows the weights were fitted on (at most some thousands, drawn at random).
+        validation: Rows that decided when to stop.
+        calibration: Rows the p-values come from.
+        labelled: Labelled anomalies, None without labels.
+        strangest: The strangest normal rows, with reasons, strongest first.
+        active_latents: KL per latent dimension, mean over validation rows, nats, shape ``(k,)``; empty for a plain
+            autoencoder.
+        warnings: Sentences a reader must see first.
+    """
+
+    manifest: Manifest
+    record: TrainingRecord
+    train: ScoredRows
+    validation: ScoredRows
+    calibration: ScoredRows
+    labelled: ScoredRows | None
+    strangest: tuple[StrangeRow, ...]
+    active_latents: FloatArray
+    warnings: tuple[str, ...] = field(default=())
