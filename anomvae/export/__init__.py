@@ -1,0 +1,1 @@
+"""The one graph: the model, its calibration and the verdict in ONNX, checked against torch."""

@@ -1,0 +1,1 @@
+"""Fitting the weights: settings, the loop, and what happens along it."""

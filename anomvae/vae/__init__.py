@@ -1,0 +1,1 @@
+"""The variational autoencoder of a table: likelihoods, networks, prior, objective and score. Pure torch."""

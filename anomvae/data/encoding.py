@@ -1,0 +1,205 @@
+"""Rows of a table as the two arrays the graph takes."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from anomvae.errors import CellError, ColumnMismatchError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anomvae.bundle import Column
+
+TRUE_WORDS = ("true", "1", "1.0", "t", "yes", "y")
+FALSE_WORDS = ("false", "0", "0.0", "f", "no", "n")
+BOOLEAN_CATEGORIES = ("false", "true")
+_DAY_US = 86_400_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRows:
+    """Rows as the graph's inputs.
+
+    Attributes:
+        numeric: Raw units, NaN where missing, float32, shape ``(n, d)``.
+        categorical: Codes of the manifest's categories, int64, shape ``(n, c)``.
+    """
+
+    numeric: npt.NDArray[np.float32]
+    categorical: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.numeric)
+
+    def take(self, rows: npt.NDArray[np.int64] | slice) -> EncodedRows:
+        """The rows named by position."""
+        return EncodedRows(self.numeric[rows], self.categorical[rows])
+
+
+def encode(rows: pa.Table | pa.RecordBatch, columns: Sequence[Column]) -> EncodedRows:
+    """Encodes rows for the graph.
+
+    Args:
+        rows: A table with at least the named columns; others are ignored.
+        columns: The scored columns of a manifest, in any order; numbers and categories keep their order among themselves.
+
+    Raises:
+        ColumnMismatchError: Columns are missing.
+        CellError: A number column holds text.
+    """
+    require_columns(rows.schema.names, columns)
+    numeric = [column for column in columns if column.is_numeric]
+    categorical = [column for column in columns if not column.is_numeric]
+    numbers = np.empty((rows.num_rows, len(numeric)), dtype=np.float32)
+    codes = np.empty((rows.num_rows, len(categorical)), dtype=np.int64)
+    with np.errstate(over="ignore"):
+        for j, column in enumerate(numeric):
+            numbers[:, j] = numbers_of(rows.column(column.name), column.name, column.origin)
+    for j, column in enumerate(categorical):
+        codes[:, j] = codes_of(rows.column(column.name), column)
+    return EncodedRows(numbers, codes)
+
+
+def require_columns(present: Sequence[str], needed: Sequence[Column]) -> None:
+    """Refuses rows that lack a column.
+
+    Raises:
+        ColumnMismatchError: Columns are missing; names those that are there and not known, since one may be renamed.
+    """
+    have, known = set(present), {column.name for column in needed}
+    missing = [column.name for column in needed if column.name not in have]
+    if missing:
+        raise ColumnMismatchError(missing, [name for name in present if name not in known])
+
+
+def numbers_of(cells: pa.Array | pa.ChunkedArray, name: str, origin: str | None = None) -> npt.NDArray[np.float64]:
+    """A column's cells as numbers, NaN where missing.
+
+    Args:
+        cells: Arrow cells of any type that can be a number, or dates.
+        name: The column's name, for messages.
+        origin: For dates: ISO instant from which days are counted.
+
+    Raises:
+        CellError: Text, or another type that is no number.
+    """
+    kind = cells.type
+    if pa.types.is_dictionary(kind):
+        cells = pc.cast(cells, kind.value_type)
+        kind = cells.type
+    if origin is not None:
+        return _days_of(cells, name, origin)
+    if pa.types.is_boolean(kind):
+        cells = pc.cast(cells, pa.int8())
+    elif pa.types.is_duration(kind):
+        micros = pc.cast(pc.cast(cells, pa.duration("us"), safe=False), pa.int64())
+        return _to_numpy(micros) / 1e6
+    elif is_text(kind):
+        return _parsed(cells, name)
+    elif pa.types.is_null(kind):
+        return np.full(len(cells), np.nan)
+    elif pa.types.is_decimal(kind):
+        cells = pc.cast(cells, pa.float64(), safe=False)
+    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        raise CellError(f"column {name!r} holds {kind} where the detector expects numbers")
+    return _to_numpy(cells)
+
+
+def codes_of(cells: pa.Array | pa.ChunkedArray, column: Column) -> npt.NDArray[np.int64]:
+    """A category's cells as codes of the manifest.
+
+    A missing cell gets the missing code where training saw missing cells, and the unknown code where it did not.
+    """
+    text = text_of(cells)
+    if column.kind == "boolean":
+        text = _canonical_booleans(text)
+    codes = pc.index_in(text, value_set=pa.array(column.categories, pa.string()), skip_nulls=True)
+    known = _to_numpy(pc.fill_null(codes, column.unknown_code)).astype(np.int64)
+    if column.missing_code is not None:
+        known[_to_numpy(pc.is_null(text)).astype(bool)] = column.missing_code
+    return known
+
+
+def text_of(cells: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """A category's cells as text: whole numbers without a decimal point, booleans as `true` and `false`."""
+    kind = cells.type
+    if pa.types.is_dictionary(kind):
+        cells = pc.cast(cells, kind.value_type)
+        kind = cells.type
+    if pa.types.is_floating(kind):
+        cells = pc.if_else(pc.is_nan(cells), pa.scalar(None, kind), cells)
+        whole = pc.all(pc.equal(pc.floor(cells), cells)).as_py()
+        if whole is not False and pc.all(pc.less(pc.abs(cells), 2.0**62)).as_py() is not False:
+            cells = pc.cast(cells, pa.int64())
+    return pc.cast(cells, pa.string())
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether an Arrow type holds text."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _canonical_booleans(text: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    lower = pc.utf8_lower(pc.utf8_trim_whitespace(text))
+    is_true = pc.is_in(lower, value_set=pa.array(TRUE_WORDS))
+    is_false = pc.is_in(lower, value_set=pa.array(FALSE_WORDS))
+    words = pc.if_else(is_true, "true", pc.if_else(is_false, "false", "?"))
+    return pc.if_else(pc.is_null(text), pa.scalar(None, pa.string()), words)
+
+
+def _parsed(cells: pa.Array | pa.ChunkedArray, name: str) -> npt.NDArray[np.float64]:
+    """Numbers that arrived as text (JSON clients, CSV columns that were text elsewhere)."""
+    trimmed = pc.utf8_trim_whitespace(pc.cast(cells, pa.string()))
+    try:
+        return _to_numpy(pc.cast(trimmed, pa.float64()))
+    except pa.ArrowInvalid:
+        first = first_text_row(trimmed)
+        raise CellError(
+            f"column {name!r} holds text where the detector expects numbers, first at row {first}; "
+            "mend or empty these cells (an empty cell counts as missing)"
+        ) from None
+
+
+def first_text_row(text: pa.Array | pa.ChunkedArray) -> int:
+    """Number, from 1, of the first cell that is no number; 0 if all are."""
+    for position, cell in enumerate(text, start=1):
+        value = cell.as_py()
+        if value is not None and not _is_number(value):
+            return position
+    return 0
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _days_of(cells: pa.Array | pa.ChunkedArray, name: str, origin: str) -> npt.NDArray[np.float64]:
+    """Days since an origin; instants with a time zone are compared in UTC."""
+    try:
+        micros = pc.cast(pc.cast(cells, pa.timestamp("us"), safe=False), pa.int64())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise CellError(f"column {name!r} holds cells that are no dates, where the detector expects dates") from None
+    start = dt.datetime.fromisoformat(origin).replace(tzinfo=dt.UTC).timestamp() * 1e6
+    days: npt.NDArray[np.float64] = (_to_numpy(micros) - start) / _DAY_US
+    return days
+
+
+def _to_numpy(cells: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    """Cells as a NumPy array; nulls become NaN."""
+    if isinstance(cells, pa.ChunkedArray):
+        cells = cells.combine_chunks() if cells.num_chunks != 1 else cells.chunk(0)
+        if isinstance(cells, pa.ChunkedArray):
+            return cells.to_numpy()  # type: ignore[no-any-return]
+    return cells.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]

@@ -1,0 +1,130 @@
+"""The detector as one ONNX graph."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from typing import TYPE_CHECKING
+
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from anomvae.bundle import FORMAT_VERSION
+from anomvae.export.detector import Answers, CalibratedDetector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    import numpy.typing as npt
+
+OPSET = 20
+EXAMPLE_ROWS = 3  # not 0 or 1, which torch.export would take for constants
+
+
+class _GraphInputs(nn.Module):
+    """Leaves out the inputs and outputs of no width: a graph without numbers has no `numeric` input."""
+
+    def __init__(self, detector: CalibratedDetector, names: tuple[str, ...], outputs: tuple[str, ...]) -> None:
+        super().__init__()
+        self.detector, self.names, self.outputs = detector, names, outputs
+
+    def forward(self, rows: list[Tensor], alarm_rate: Tensor) -> tuple[Tensor, ...]:
+        given = dict(zip(self.names, rows, strict=True))
+        any_rows = rows[0]
+        numeric = given.get("numeric", torch.zeros_like(any_rows[:, :0], dtype=torch.float32))
+        categorical = given.get("categorical", torch.zeros_like(any_rows[:, :0], dtype=torch.int64))
+        answers: Answers = self.detector(numeric, categorical, alarm_rate)
+        return tuple(getattr(answers, name) for name in self.outputs)
+
+
+def input_names(detector: CalibratedDetector) -> tuple[str, ...]:
+    """Row inputs of a detector's graph: `numeric`, `categorical`, or both."""
+    layout = detector.scorer.model.layout
+    return tuple(name for name, width in (("numeric", layout.d), ("categorical", layout.c)) if width)
+
+
+def output_names(detector: CalibratedDetector) -> tuple[str, ...]:
+    """Outputs of a detector's graph: all answers but those of no width."""
+    layout = detector.scorer.model.layout
+    empty = {"expected" if not layout.d else "", "expected_category" if not layout.c else ""}
+    return tuple(name for name in Answers._fields if name not in empty)
+
+
+def export_graph(detector: CalibratedDetector, alarm_rate: float) -> bytes:
+    """Exports a detector, on the CPU and in evaluation mode, as one ONNX file.
+
+    Args:
+        detector: What to export.
+        alarm_rate: Default of the optional input.
+
+    Returns:
+        The serialised model, opset at most 20, weights inside.
+    """
+    layout = detector.scorer.model.layout
+    names, outputs = input_names(detector), output_names(detector)
+    example = {
+        "numeric": torch.zeros(EXAMPLE_ROWS, layout.d),
+        "categorical": torch.zeros(EXAMPLE_ROWS, layout.c, dtype=torch.int64),
+    }
+    n = torch.export.Dim("n")
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            _GraphInputs(detector, names, outputs).eval(),
+            ([example[name] for name in names], torch.tensor(alarm_rate, dtype=torch.float32)),
+            dynamo=True,
+            input_names=[*names, "alarm_rate"],
+            output_names=list(outputs),
+            dynamic_shapes=([{0: n} for _ in names], None),
+            opset_version=OPSET,
+            external_data=False,
+            verbose=False,
+        )
+    if program is None:  # pragma: no cover  the exporter returns None only when it writes a file itself
+        raise RuntimeError("the exporter returned nothing")
+    return finish(program.model_proto, alarm_rate)
+
+
+def finish(model: onnx.ModelProto, alarm_rate: float) -> bytes:
+    """Gives the alarm rate its default and the model its contract version.
+
+    An input with an initializer of the same name is optional; its value is the default.
+    """
+    import numpy as np  # noqa: PLC0415
+
+    default: npt.NDArray[np.float32] = np.asarray(alarm_rate, dtype=np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(default, "alarm_rate"))
+    model.producer_name, model.producer_version = "anomvae", ""
+    model.doc_string = "anomvae detector: raw values in, calibrated answers out"
+    for node in model.graph.node:  # source locations of the machine it was made on do not belong in a product
+        del node.metadata_props[:]
+        node.doc_string = ""
+    del model.graph.metadata_props[:]
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
+    del model.metadata_props[:]
+    for key, text in (("anomvae.format_version", str(FORMAT_VERSION)), ("anomvae.kind", "table")):
+        model.metadata_props.add(key=key, value=text)
+    onnx.checker.check_model(model)
+    serialised: bytes = model.SerializeToString(deterministic=True)
+    return serialised
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter's notes on its own progress are not for users."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

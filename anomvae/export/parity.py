@@ -1,0 +1,153 @@
+"""Whether the graph answers as the model does; nothing is written where it does not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnxruntime as ort
+import torch
+
+from anomvae.calibration import TIE
+from anomvae.errors import ParityError
+from anomvae.export.graph import input_names, output_names
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from anomvae.export.detector import CalibratedDetector
+
+    Arrays = dict[str, npt.NDArray[np.generic]]
+
+BATCH_SIZES = (1, 7, 64, 1000)
+TOLERANCE = 1e-4
+PROBE_ROWS = 1000
+
+
+def probe_rows(
+    numeric: npt.NDArray[np.float32], categorical: npt.NDArray[np.int64], cardinalities: tuple[int, ...], seed: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Rows that try the graph: real ones with cells missing, out of range, infinite, and categories never seen.
+
+    Args:
+        numeric: Real rows, shape ``(n, d)``.
+        categorical: Their codes, shape ``(n, c)``.
+        cardinalities: Known values per category.
+        seed: Seed of the draws.
+
+    Returns:
+        1,000 rows.
+    """
+    draw = np.random.default_rng([seed, 3])
+    rows = draw.integers(0, len(numeric), PROBE_ROWS)
+    numbers, codes = numeric[rows].copy(), categorical[rows].copy()
+    spoilt = np.arange(PROBE_ROWS) >= PROBE_ROWS // 2
+    if numbers.shape[1]:
+        dice = draw.random(numbers.shape)
+        with np.errstate(over="ignore", invalid="ignore"):
+            numbers = np.where(spoilt[:, None] & (dice < 0.05), numbers * np.float32(1e3), numbers)  # noqa: PLR2004
+        numbers[spoilt[:, None] & (dice > 0.8)] = np.nan  # noqa: PLR2004
+        numbers[-1], numbers[-2], numbers[-3] = np.nan, np.inf, -np.inf
+    if codes.shape[1]:
+        dice = draw.random(codes.shape)
+        last = np.asarray(cardinalities, dtype=np.int64)
+        codes = np.where(spoilt[:, None] & (dice < 0.2), last, codes)  # noqa: PLR2004
+        codes = np.where(spoilt[:, None] & (dice > 0.9), last + 1, codes)  # noqa: PLR2004
+    return numbers.astype(np.float32), codes
+
+
+def check_parity(
+    graph: bytes,
+    detector: CalibratedDetector,
+    numeric: npt.NDArray[np.float32],
+    categorical: npt.NDArray[np.int64],
+    alarm_rate: float,
+) -> float:
+    """Compares the graph with the model at batch sizes 1, 7, 64 and 1,000.
+
+    A p-value is a step function of its score: where a calibration score lies within rounding of a row's, either step is
+    right. P-values and verdicts are therefore held against those of the scores moved by the tolerance, both ways.
+
+    Args:
+        graph: The exported model.
+        detector: The model.
+        numeric: At least 1,000 probe rows, shape ``(n, d)``.
+        categorical: Their codes, shape ``(n, c)``.
+        alarm_rate: The graph's default.
+
+    Returns:
+        The largest relative difference seen.
+
+    Raises:
+        ParityError: Outputs differ by more than 1e-4 relative, or verdicts do.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    names = output_names(detector)
+    worst = 0.0
+    for size in BATCH_SIZES:
+        rows = slice(len(numeric) - size, len(numeric))  # the spoilt rows stand last
+        feeds = {"numeric": numeric[rows], "categorical": categorical[rows]}
+        found = session.run(list(names), {name: feeds[name] for name in input_names(detector)})
+        with torch.no_grad():
+            answers = detector(
+                torch.from_numpy(feeds["numeric"]), torch.from_numpy(feeds["categorical"]), torch.tensor(alarm_rate)
+            )
+        wanted = {name: getattr(answers, name).numpy() for name in names}
+        worst = max(worst, _compare(dict(zip(names, found, strict=True)), wanted, detector, alarm_rate, size))
+    return worst
+
+
+def _compare(found: Arrays, wanted: Arrays, detector: CalibratedDetector, alarm_rate: float, size: int) -> float:
+    worst = 0.0
+    for name in ("score", "reconstruction_error", "contribution", "latent_contribution", "expected", "latent"):
+        if name in found:
+            worst = max(worst, _relative(found[name], wanted[name], name, size))
+    # Where two categories are level, either is the most probable one.
+    for name, score in (("p_value", "score"), ("p_value_reconstruction", "reconstruction_error")):
+        steps = _p_values_around(detector, wanted[score], name)
+        if not (np.all(found[name] >= steps[0] - 1e-6) and np.all(found[name] <= steps[1] + 1e-6)):
+            raise ParityError(f"the exported graph's {name} differs from the model's at batch size {size}")
+    differs = found["alarm"] != wanted["alarm"]
+    if np.any(differs & ~_on_the_edge(detector, wanted, alarm_rate)):
+        raise ParityError(f"the exported graph's verdicts differ from the model's at batch size {size}")
+    return worst
+
+
+def _relative(found: npt.NDArray[np.generic], wanted: npt.NDArray[np.generic], name: str, size: int) -> float:
+    """Largest difference relative to max(1, largest magnitude of the row or column it stands in)."""
+    left, right = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
+    if left.shape != right.shape or not (np.isfinite(left).all() and np.isfinite(right).all()):
+        raise ParityError(f"the exported graph's {name} is not finite, or of another shape, at batch size {size}")
+    magnitude = np.abs(right) if right.ndim == 1 or name == "expected" else np.abs(right).max(axis=1, keepdims=True)
+    floor = np.abs(right).mean(axis=0, keepdims=True) if name == "expected" else np.ones_like(magnitude)
+    worst = float((np.abs(left - right) / np.maximum(magnitude, np.maximum(floor, 1e-30))).max(initial=0.0))
+    if worst > TOLERANCE:
+        raise ParityError(
+            f"the exported graph's {name} differs from the model's by {worst:.1e} relative at batch size {size}; "
+            f"at most {TOLERANCE:g} is allowed"
+        )
+    return worst
+
+
+def _p_values_around(
+    detector: CalibratedDetector, score: npt.NDArray[np.generic], name: str
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    table = detector.p_score if name == "p_value" else detector.p_reconstruction
+    exact = torch.from_numpy(np.asarray(score, np.float32))
+    reach = TIE * torch.clamp(exact.abs(), min=1.0)
+    with torch.no_grad():
+        return table(exact + reach).numpy(), table(exact - reach).numpy()
+
+
+def _on_the_edge(detector: CalibratedDetector, wanted: Arrays, alarm_rate: float) -> npt.NDArray[np.bool_]:
+    """Rows whose verdict a rounding of the score may turn."""
+    edge = np.zeros(len(wanted["alarm"]), dtype=bool)
+    names = (("p_value", "score"), ("p_value_reconstruction", "reconstruction_error"))
+    for (name, score), share in zip(names, detector.shares, strict=True):
+        low, high = _p_values_around(detector, wanted[score], name)
+        rate = alarm_rate * share * (1.0 + 1e-6)
+        edge |= (low <= rate) != (high <= rate)
+    return edge

@@ -1,0 +1,264 @@
+"""A fit: prepare, train, calibrate, export, check, explain, write. Read it from top to bottom."""
+
+from __future__ import annotations
+
+import datetime as dt
+import importlib.metadata
+import platform
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from anomvae.bundle import Bundle, Calibration, Manifest, Provenance, Split, TrainingRecord, write_bundle
+from anomvae.bundle.folder import refuse_occupied
+from anomvae.calibration import threshold
+from anomvae.evaluation import Evaluation, evaluate
+from anomvae.export.detector import DECISION_SHARES, CalibratedDetector
+from anomvae.export.graph import export_graph
+from anomvae.export.parity import check_parity, probe_rows
+from anomvae.fitting.card import model_card
+from anomvae.fitting.findings import Findings, look_at
+from anomvae.fitting.preparation import PreparedData, prepare
+from anomvae.report import render
+from anomvae.scoring.session import GraphSession
+from anomvae.training.loop import History, Hook, choose_device, train
+from anomvae.vae.layout import layout_of
+from anomvae.vae.model import TableVAE
+from anomvae.vae.scores import RowScorer
+from anomvae.vae.weights import to_files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from anomvae.data.encoding import EncodedRows
+    from anomvae.fitting.settings import FitSettings
+    from anomvae.vae.preparation import Rows
+
+SCORING_CHUNK = 8192
+PACKAGES = ("anomvae", "torch", "onnx", "onnxruntime", "numpy", "pyarrow", "pandas", "scikit-learn")
+
+
+@dataclass(frozen=True, slots=True)
+class FitResult:
+    """What a fit leaves.
+
+    Attributes:
+        bundle: The bundle, written and verified.
+        record: Parameters, metrics, curves.
+        history: What happened in training.
+        evaluation: Measures on labelled rows, None without labels.
+        warnings: Sentences the user must see.
+        parity: Largest relative difference between the graph and the model.
+    """
+
+    bundle: Bundle
+    record: TrainingRecord
+    history: History
+    evaluation: Evaluation | None
+    warnings: tuple[str, ...]
+    parity: float
+
+
+def fit_bundle(
+    data: Any,
+    settings: FitSettings,
+    out: Path,
+    *,
+    hooks: Sequence[Hook] = (),
+    on_prepared: Callable[[PreparedData], None] = lambda _: None,
+) -> FitResult:
+    """Fits a detector on normal rows and writes its bundle; writes nothing unless all of it holds.
+
+    Args:
+        data: File, folder, glob, or a pandas or Arrow table.
+        settings: What to fit and how.
+        out: The bundle's folder.
+        hooks: Told of every step and check of the training.
+        on_prepared: Told of the data once they are read, understood and divided.
+
+    Raises:
+        InputError: The data, the settings or the place to write to are wrong.
+        ParityError: The exported graph does not answer as the model does.
+    """
+    started = time.monotonic()
+    refuse_occupied(out.absolute())
+    device = choose_device(settings.training.device)
+    prepared = prepare(data, settings)
+    on_prepared(prepared)
+    model, history = fit_model(prepared, settings, device, hooks)
+    detector, calibration = calibrate(model, prepared, settings)
+    graph = export_graph(detector, settings.alarm_rate)
+    numbers, codes = probe_rows(
+        prepared.normal.numeric, prepared.normal.categorical, model.layout.cardinalities, settings.training.seed
+    )
+    parity = check_parity(graph, detector, numbers, codes, settings.alarm_rate)
+    manifest = _manifest(prepared, settings, calibration, model, time.monotonic() - started)
+    findings = look_at(manifest, prepared, GraphSession(graph), model, history)
+    evaluation = _evaluation(findings, settings.alarm_rate)
+    record = _record(prepared, settings, history, evaluation, manifest, parity)
+    files = {
+        "scorer.onnx": graph,
+        **to_files(model),
+        "training.json": record.to_json().encode(),
+        "card.md": model_card(manifest, record, findings.warnings).encode(),
+        "report.html": render(findings.contents(manifest, record)).encode(),
+    }
+    return FitResult(write_bundle(out, manifest, files), record, history, evaluation, findings.warnings, parity)
+
+
+def fit_model(
+    prepared: PreparedData, settings: FitSettings, device: torch.device, hooks: Sequence[Hook] = ()
+) -> tuple[TableVAE, History]:
+    """Fits the weights; the model comes back on the CPU, in evaluation mode."""
+    scaling = "unit" if settings.model.likelihood == "bernoulli" else "standard"
+    layout = layout_of(prepared.columns, len(prepared.split.train), scaling)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.training.seed)
+        model = TableVAE(layout, settings.model).to(device)
+    parts = [
+        _tensors(model, prepared.normal.take(part), device)
+        for part in (prepared.split.train, prepared.split.validation)
+    ]
+    history = train(model, parts[0], parts[1], settings.training, hooks)
+    return model.to("cpu").eval(), history
+
+
+def calibrate(
+    model: TableVAE, prepared: PreparedData, settings: FitSettings
+) -> tuple[CalibratedDetector, Calibration]:
+    """Calibrates both scores on rows that the model has not seen."""
+    scorer = RowScorer(model).eval()
+    rows = prepared.normal.take(prepared.split.calibration)
+    scores, errors = [], []
+    with torch.no_grad():
+        for start in range(0, len(rows), SCORING_CHUNK):
+            part = rows.take(slice(start, start + SCORING_CHUNK))
+            answers = scorer(torch.from_numpy(part.numeric), torch.from_numpy(part.categorical))
+            scores.append(answers.score.numpy())
+            errors.append(answers.reconstruction_error.numpy())
+    score, error = np.concatenate(scores), np.concatenate(errors)
+    by_score, by_reconstruction = DECISION_SHARES[settings.decision]
+    calibration = Calibration(
+        method="split",
+        rows=len(score),
+        alarm_rate=settings.alarm_rate,
+        smallest_alarm_rate=1.0 / (len(score) + 1),
+        decision=settings.decision,
+        score_threshold=threshold(score, settings.alarm_rate * (by_score or 1.0)),
+        reconstruction_threshold=threshold(error, settings.alarm_rate * (by_reconstruction or 1.0)),
+    )
+    return CalibratedDetector(scorer, score, error, settings.decision).eval(), calibration
+
+
+def _tensors(model: TableVAE, rows: EncodedRows, device: torch.device) -> Rows:
+    with torch.no_grad():
+        prepared: Rows = model.preparation(
+            torch.from_numpy(rows.numeric).to(device), torch.from_numpy(rows.categorical).to(device)
+        )
+    return prepared
+
+
+def _manifest(
+    prepared: PreparedData, settings: FitSettings, calibration: Calibration, model: TableVAE, seconds: float
+) -> Manifest:
+    split = prepared.split
+    return Manifest(
+        name=settings.name,
+        kind="table",
+        model=settings.model.kind,
+        columns=prepared.columns,
+        left_out=prepared.schema.left_out,
+        split=Split(
+            split.how,
+            split.column,
+            len(split.train),
+            len(split.validation),
+            len(split.calibration),
+            len(prepared.labelled_rows),
+        ),
+        calibration=calibration,
+        provenance=Provenance(
+            data=prepared.name,
+            digest=prepared.digest,
+            rows=prepared.n_rows,
+            seed=settings.training.seed,
+            created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            fit_seconds=round(seconds, 3),
+            versions={"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        ),
+        latent=model.k,
+    )
+
+
+def _evaluation(findings: Findings, alarm_rate: float) -> Evaluation | None:
+    """Labelled anomalies against the normal rows that neither training nor the threshold has seen: the validation rows.
+
+    The validation rows chose when to stop; calibration rows would make false alarms look exactly as stated.
+    """
+    anomalies, normal = findings.labelled, findings.validation
+    if anomalies is None or len(normal.score) == 0:
+        return None
+    joined: list[npt.NDArray[Any]] = [
+        np.concatenate([getattr(anomalies, name), getattr(normal, name)])
+        for name in ("score", "reconstruction_error", "alarm")
+    ]
+    anomalous = np.arange(len(joined[0])) < len(anomalies.score)
+    return evaluate(joined[0], joined[1], joined[2].astype(bool), anomalous, alarm_rate)
+
+
+def _record(
+    prepared: PreparedData,
+    settings: FitSettings,
+    history: History,
+    evaluation: Evaluation | None,
+    manifest: Manifest,
+    parity: float,
+) -> TrainingRecord:
+    parameters: dict[str, Any] = {
+        "alarm_rate": settings.alarm_rate,
+        "decision": settings.decision,
+        "data": prepared.name,
+        "rows": prepared.n_rows,
+        "columns_scored": len(prepared.columns),
+        "columns_left_out": len(prepared.schema.left_out),
+        "split": prepared.split.how,
+        **{f"model.{name}": value for name, value in asdict(settings.model).items()},
+        **{f"training.{name}": value for name, value in asdict(settings.training).items()},
+        "model.latent": manifest.latent,
+        "model.beta": settings.model.kl_weight,
+        "model.input_noise": settings.model.noise,
+        "training.batch_rows": settings.training.batch_of(len(prepared.split.train)),
+        "training.stopped": history.stopped,
+    }
+    best = history.best
+    metrics = {
+        "validation_loss": best.validation_loss,
+        "train_loss": best.train_loss,
+        "best_step": float(best.step),
+        "steps": float(history.steps),
+        "fit_seconds": manifest.provenance.fit_seconds,
+        "training_seconds": history.checks[-1].seconds,
+        "score_threshold": manifest.calibration.score_threshold,
+        "reconstruction_threshold": manifest.calibration.reconstruction_threshold,
+        "parity": parity,
+    }
+    curves = {
+        name: [float(getattr(check, name)) for check in history.checks]
+        for name in ("step", "epoch", "train_loss", "validation_loss", "learning_rate", "seconds")
+    }
+    measures = evaluation.as_metrics() if evaluation else {}
+    plain = {name: str(list(value)) if isinstance(value, tuple) else value for name, value in parameters.items()}
+    return TrainingRecord(plain, metrics, curves, measures)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"

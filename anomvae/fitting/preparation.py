@@ -1,0 +1,106 @@
+"""The first half of a fit: rows read, understood, divided and encoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from anomvae.data.encoding import EncodedRows, encode
+from anomvae.data.labels import Labels, read_labels
+from anomvae.data.schema import Schema, check_names, describe, infer_schema
+from anomvae.data.reading import open_rows
+from anomvae.data.splits import RowSplit, part_sizes, split_rows
+from anomvae.errors import DataFileError, SchemaError
+
+if TYPE_CHECKING:
+    from anomvae.bundle import Column
+    from anomvae.fitting.settings import FitSettings
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedData:
+    """Rows ready to fit on.
+
+    Attributes:
+        name: Where they came from, as the user named it.
+        digest: Digest of the data.
+        n_rows: Rows read.
+        schema: Kinds and what was left out.
+        columns: Facts about the scored columns, from training rows alone.
+        split: Which normal rows do what, as positions in `normal`.
+        normal: The normal rows, encoded.
+        normal_rows: Their row numbers in the data.
+        labelled: Labelled anomalies, encoded.
+        labelled_rows: Their row numbers.
+        unlabelled: Rows left out for want of a label.
+    """
+
+    name: str
+    digest: str
+    n_rows: int
+    schema: Schema
+    columns: tuple[Column, ...]
+    split: RowSplit
+    normal: EncodedRows
+    normal_rows: IntArray
+    labelled: EncodedRows
+    labelled_rows: IntArray
+    unlabelled: int
+
+
+def prepare(data: Any, settings: FitSettings) -> PreparedData:
+    """Reads and prepares the rows of a fit.
+
+    Args:
+        data: File, folder, glob, or a pandas or Arrow table.
+        settings: Roles of columns, alarm rate, seed.
+
+    Raises:
+        DataFileError: The data cannot be read or are empty.
+        SchemaError: Nothing can be learnt from them.
+        TooFewRowsError: They cannot support the alarm rate.
+    """
+    source = open_rows(data)
+    check_names(source.schema.names, settings.rules)
+    rows = source.table()
+    if rows.num_rows == 0:
+        raise DataFileError(f"{source.name} has no rows")
+    labels = read_labels(rows, settings.label)
+    normal_rows = np.flatnonzero(labels.normal)
+    part_sizes(_some_normal(normal_rows, labels, settings), settings.least_rate)
+    everything = len(normal_rows) == rows.num_rows
+    normal = rows if everything else rows.take(pa.array(normal_rows))
+    schema = infer_schema(normal, settings.rules)
+    split = split_rows(
+        normal, alarm_rate=settings.least_rate, seed=settings.training.seed, time=settings.time, by=settings.by
+    )
+    columns = describe(normal, schema.kinds, split.train)
+    labelled_rows = np.flatnonzero(labels.anomalous)
+    return PreparedData(
+        name=source.name,
+        digest=source.digest(),
+        n_rows=rows.num_rows,
+        schema=schema,
+        columns=columns,
+        split=split,
+        normal=encode(normal, columns),
+        normal_rows=normal_rows,
+        labelled=encode(rows.take(pa.array(labelled_rows)), columns),
+        labelled_rows=labelled_rows,
+        unlabelled=int(labels.unknown.sum()),
+    )
+
+
+def _some_normal(normal_rows: IntArray, labels: Labels, settings: FitSettings) -> int:
+    if len(normal_rows) == 0:
+        raise SchemaError(
+            f"the label column {settings.label!r} marks no row as normal, and there is nothing else to learn from; "
+            f"{int(labels.anomalous.sum()):,} rows are anomalous"
+        )
+    return len(normal_rows)

@@ -1,0 +1,162 @@
+"""Settings of a fit, from flags, Python or a TOML file."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+import types
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+
+from anomvae.calibration.conformal import check_alarm_rate
+from anomvae.data.schema import Declared, SchemaRules
+from anomvae.errors import SettingError
+from anomvae.training.settings import TrainingSettings
+from anomvae.vae.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+Decision = Literal["elbo", "reconstruction", "either"]
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_. -]{0,99}")
+
+
+@dataclass(frozen=True, slots=True)
+class FitSettings:
+    """All that decides a fit beside the data.
+
+    Attributes:
+        name: Name of the model, in the registry too.
+        alarm_rate: Share of normal rows that may alarm.
+        decision: Which calibrated score gives the verdict: `elbo`, `reconstruction`, or `either` at half the rate each.
+        label: Column that marks anomalies.
+        time: Column that orders the rows: the latest calibrate.
+        by: Column that groups them: groups stay whole.
+        drop: Columns to leave out.
+        columns: What columns are, where inference must not say: `numeric`, `categorical`, `boolean`, `date`, `omit`.
+        keep_constant: Whether columns of one value stay in.
+        model: What is fitted.
+        training: How.
+    """
+
+    name: str = "detector"
+    alarm_rate: float = 0.01
+    decision: Decision = "elbo"
+    label: str | None = None
+    time: str | None = None
+    by: str | None = None
+    drop: tuple[str, ...] = ()
+    columns: Mapping[str, Declared] = field(default_factory=dict)
+    keep_constant: bool = False
+    model: ModelSettings = field(default_factory=ModelSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+
+    def __post_init__(self) -> None:
+        """Refuses values that make no fit.
+
+        Raises:
+            SettingError: Names the setting and what it may be.
+        """
+        check_alarm_rate(self.alarm_rate)
+        if self.decision not in get_args(Decision):
+            raise SettingError(f"decision is {self.decision!r}; it must be one of {', '.join(get_args(Decision))}")
+        if not NAME.fullmatch(self.name):
+            raise SettingError(
+                f"the name {self.name!r} cannot name a model; use letters, digits, dots, dashes and underscores"
+            )
+        for column, kind in self.columns.items():
+            if kind not in get_args(Declared):
+                raise SettingError(f"columns.{column} is {kind!r}; it must be one of {', '.join(get_args(Declared))}")
+
+    @property
+    def rules(self) -> SchemaRules:
+        """How columns are understood."""
+        return SchemaRules(self.columns, self.drop, self.label, self.time, self.by, self.keep_constant)
+
+    @property
+    def least_rate(self) -> float:
+        """The rate each calibrated score must support: half of it where two share it."""
+        return self.alarm_rate / 2 if self.decision == "either" else self.alarm_rate
+
+
+def settings_from_toml(path: Path, overrides: Mapping[str, Any] | None = None) -> FitSettings:
+    """Settings of a TOML file: the fields of :class:`FitSettings`, with tables `[model]`, `[training]`, `[columns]`.
+
+    Args:
+        path: The file.
+        overrides: Fields that overrule the file; None values do not. `seed` and `device` are those of `[training]`.
+
+    Raises:
+        SettingError: The file is missing or no TOML, or holds an unknown or wrong setting.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingError(f"the configuration {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingError(f"the configuration {path} is no TOML: {error}") from None
+    return settings_from(raw, overrides, where=str(path))
+
+
+def settings_from(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, where: str = "settings") -> FitSettings:
+    """Settings of a mapping; see :func:`settings_from_toml`."""
+    merged: dict[str, Any] = dict(raw)
+    training = dict(merged.get("training", {}))
+    for name, value in (overrides or {}).items():
+        if value is None or value == ():
+            continue
+        if name in ("seed", "device"):
+            training[name] = value
+        elif name == "columns":
+            merged[name] = {**merged.get("columns", {}), **value}
+        else:
+            merged[name] = value
+    merged["training"] = training
+    return _build(FitSettings, merged, where, "")
+
+
+def _build(kind: type[Any], raw: Mapping[str, Any], where: str, prefix: str) -> Any:
+    if isinstance(raw, kind):
+        return raw
+    if not hasattr(raw, "items"):
+        raise SettingError(f"{where}: {prefix.rstrip('.')} must be a table of settings")
+    known = {part.name for part in fields(kind)}
+    hints = get_type_hints(kind, localns={"Mapping": dict})
+    values: dict[str, Any] = {}
+    for name, value in raw.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}"
+            raise SettingError(f"{where}: there is no setting {prefix}{name}; {hint}")
+        values[name] = _convert(hints[name], value, f"{where}: {prefix}{name}", where, f"{prefix}{name}.")
+    return kind(**values)
+
+
+def _convert(hint: Any, value: Any, name: str, where: str, prefix: str) -> Any:
+    """Checks a value against a field's type; whole numbers pass for fractions, lists for tuples."""
+    if hint in (ModelSettings, TrainingSettings):
+        return _build(hint, value, where, prefix)
+    options = get_args(hint) if get_origin(hint) in (types.UnionType, getattr(types, "UnionType", None)) else (hint,)
+    for option in options:
+        origin = get_origin(option)
+        if origin is Literal or option is str:
+            if isinstance(value, str):
+                return value
+        elif origin is tuple:
+            inner = get_args(option)[0]
+            if isinstance(value, list | tuple) and all(isinstance(part, inner) for part in value):
+                return tuple(value)
+        elif origin is dict:
+            if hasattr(value, "items") and all(isinstance(part, str) for part in value.values()):
+                return dict(value)
+        elif option is bool or option is int:
+            if isinstance(value, option) and isinstance(value, bool) == (option is bool):
+                return value
+        elif option is float:
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                return float(value)
+        elif option is type(None) and value is None:
+            return None
+    raise SettingError(f"{name} has a value of the wrong type")

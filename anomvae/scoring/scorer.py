@@ -1,0 +1,191 @@
+"""Rows in, answers out: encoded, run in chunks on every core, explained."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from anomvae.calibration.conformal import check_alarm_rate
+from anomvae.data.encoding import encode
+from anomvae.errors import SettingError, TooFewRowsError
+from anomvae.scoring.reasons import REASON_OUTPUTS, ReasonWriter
+from anomvae.scoring.session import GraphSession
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import numpy.typing as npt
+
+    from anomvae.bundle import Bundle, Manifest
+    from anomvae.data.encoding import EncodedRows
+
+    Arrays = dict[str, npt.NDArray[np.generic]]
+
+CHUNK_ROWS = 512
+"""Rows a call: larger calls fall out of the processor's cache, smaller ones pay the call's overhead."""
+ANSWER_OUTPUTS = ("score", "p_value", "reconstruction_error", "p_value_reconstruction", "alarm")
+MAX_TOP = 1000
+
+
+class Scorer:
+    """Scores tables with a bundle.
+
+    Args:
+        bundle: A verified bundle.
+        threads: Threads that run the graph side by side; None: one a core.
+    """
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+        self.bundle = bundle
+        self.threads = threads or os.cpu_count() or 1
+        self.session = GraphSession(bundle.graph)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The bundle's manifest."""
+        return self.bundle.manifest
+
+    def schema(self, rows: pa.Schema, top: int = 3) -> pa.Schema:
+        """Schema of the answers to rows of a schema: carried columns, then the answers."""
+        writer = ReasonWriter(self.manifest, _checked_top(top))
+        carried = [rows.field(name) for name in self.carried(rows.names)]
+        answers = [pa.field(name, pa.bool_() if name == "alarm" else pa.float64()) for name in ANSWER_OUTPUTS]
+        taken = {field.name for field in answers} | {"reasons"}
+        carried = [field for field in carried if field.name not in taken]
+        return pa.schema([*carried, *answers, pa.field("reasons", writer.type)])
+
+    def carried(self, present: Sequence[str]) -> list[str]:
+        """Identifier, time and group columns that rows have, in the manifest's order."""
+        return [name for name in self.manifest.carried if name in present]
+
+    def score(self, rows: pa.Table | pa.RecordBatch, *, top: int = 3, alarm_rate: float | None = None) -> pa.Table:
+        """Scores rows.
+
+        Args:
+            rows: At least the columns of the manifest, in any order.
+            top: Reasons a row.
+            alarm_rate: Replaces the bundle's; the calibration rows must support it.
+
+        Returns:
+            A row per row, in order: carried columns, `score`, `p_value`, `reconstruction_error`,
+            `p_value_reconstruction`, `alarm`, `reasons`.
+
+        Raises:
+            RowError: The rows do not fit the detector.
+            TooFewRowsError: The calibration rows do not support the alarm rate.
+        """
+        schema = self.schema(rows.schema, top)
+        batches = list(self.score_batches(_slices(rows), rows.schema, top=top, alarm_rate=alarm_rate))
+        return pa.Table.from_batches(batches, schema)
+
+    def score_batches(
+        self, batches: Iterable[pa.RecordBatch], rows: pa.Schema, *, top: int = 3, alarm_rate: float | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """Scores a stream of batches in constant memory; answers come in order, a batch for a batch.
+
+        Args:
+            batches: Rows, all of one schema.
+            rows: That schema.
+            top: Reasons a row.
+            alarm_rate: Replaces the bundle's.
+
+        Raises:
+            RowError: The rows do not fit the detector.
+            TooFewRowsError: The calibration rows do not support the alarm rate.
+        """
+        self.check_alarm_rate(alarm_rate)
+        schema = self.schema(rows, top)
+        writer = ReasonWriter(self.manifest, _checked_top(top))
+        waiting: deque[object] = deque()
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="score") as pool:
+            try:
+                for batch in batches:
+                    waiting.append(pool.submit(self._answer_batch, batch, schema, writer, alarm_rate))
+                    while len(waiting) > self.threads + 1:
+                        yield waiting.popleft().result()  # type: ignore[attr-defined]
+                while waiting:
+                    yield waiting.popleft().result()  # type: ignore[attr-defined]
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def answers(self, rows: EncodedRows, outputs: Sequence[str], alarm_rate: float | None = None) -> Arrays:
+        """Any of the graph's outputs for encoded rows, chunk by chunk.
+
+        Args:
+            rows: n encoded rows.
+            outputs: Names; those that the graph does not have, for want of such columns, are left out.
+            alarm_rate: Replaces the bundle's.
+        """
+        wanted = [name for name in outputs if name in self.session.outputs]
+        chunks = [
+            self.session.run(rows.take(slice(start, start + CHUNK_ROWS)), wanted, alarm_rate)
+            for start in range(0, max(1, len(rows)), CHUNK_ROWS)
+        ]
+        return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in wanted}
+
+    def check_alarm_rate(self, alarm_rate: float | None) -> None:
+        """Refuses a rate that the calibration rows do not support.
+
+        Raises:
+            SettingError: It is no share.
+            TooFewRowsError: It is below the smallest rate.
+        """
+        if alarm_rate is None:
+            return
+        check_alarm_rate(alarm_rate)
+        smallest = self.manifest.calibration.smallest_alarm_rate
+        if self.manifest.calibration.decision == "either":
+            smallest *= 2
+        if alarm_rate < smallest * (1 - 1e-9):
+            needed = int(np.ceil(1 / alarm_rate)) - 1
+            raise TooFewRowsError(
+                f"an alarm rate of {alarm_rate:g} takes {needed:,} calibration rows, {self.manifest.name!r} was calibrated "
+                f"on {self.manifest.calibration.rows:,}; the smallest rate it supports is {smallest:.2g}",
+                needed,
+            )
+
+    def _answer_batch(
+        self, batch: pa.RecordBatch, schema: pa.Schema, writer: ReasonWriter, alarm_rate: float | None
+    ) -> pa.RecordBatch:
+        rows = encode(batch, self.manifest.columns)
+        wanted = [*ANSWER_OUTPUTS, *(name for name in REASON_OUTPUTS if name in self.session.outputs)]
+        answers: list[Arrays] = []
+        reasons: list[pa.ListArray] = []
+        for start in range(0, len(rows), CHUNK_ROWS):  # explained while the chunk is still in the cache
+            chunk = rows.take(slice(start, start + CHUNK_ROWS))
+            found = self.session.run(chunk, wanted, alarm_rate)
+            reasons.append(writer.write(chunk, found))
+            answers.append({name: found[name] for name in ANSWER_OUTPUTS})
+        columns = {name: batch.column(name) for name in schema.names if name in self.carried(batch.schema.names)}
+        for name in ANSWER_OUTPUTS:
+            column = np.concatenate([chunk[name] for chunk in answers]) if answers else np.empty(0, np.float32)
+            columns[name] = pa.array(self._exact(name, column))
+        columns["reasons"] = pa.concat_arrays(reasons) if reasons else pa.array([], writer.type)
+        return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+    def _exact(self, name: str, column: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        """Answers in double precision; p-values as the exact multiples of 1 / (m + 1) that they are."""
+        if name == "alarm":
+            return np.asarray(column, dtype=np.bool_)
+        wide = np.asarray(column, dtype=np.float64)
+        if name.startswith("p_value"):
+            return np.rint(wide * (self.manifest.calibration.rows + 1)) / (self.manifest.calibration.rows + 1)
+        return wide
+
+
+def _slices(rows: pa.Table | pa.RecordBatch, size: int = 32_768) -> Iterator[pa.RecordBatch]:
+    if isinstance(rows, pa.RecordBatch):
+        rows = pa.Table.from_batches([rows])
+    for start in range(0, rows.num_rows, size):  # slices of a table may hold several chunks; a batch holds one
+        yield from rows.slice(start, size).combine_chunks().to_batches()
+
+
+def _checked_top(top: int) -> int:
+    if not 0 <= top <= MAX_TOP:
+        raise SettingError(f"--top is {top}; it must be 0 to {MAX_TOP}")
+    return top

@@ -1,0 +1,76 @@
+"""One ONNX Runtime session of a bundle's graph."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from anomvae.errors import BundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from anomvae.data.encoding import EncodedRows
+
+    Arrays = dict[str, npt.NDArray[np.generic]]
+
+ALIGNMENT = 16
+"""Calls are filled up to a multiple of this many rows: ONNX Runtime's vector loops treat a call's last few rows
+differently in the last bit, and a row's score must not depend on how many rows came with it."""
+
+
+class GraphSession:
+    """Runs a graph on encoded rows; safe to call from several threads at once.
+
+    Args:
+        graph: The ONNX file of a verified bundle, or its content.
+        providers: Execution providers, best first.
+
+    Raises:
+        BundleError: ONNX Runtime does not accept the graph.
+    """
+
+    def __init__(self, graph: Path | bytes, providers: Sequence[str] = ("CPUExecutionProvider",)) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1  # callers run side by side
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(graph if isinstance(graph, bytes) else str(graph), options, providers=list(providers))
+        except Exception as error:  # onnxruntime raises many classes of its own, all meaning: no such graph
+            name = "the graph" if isinstance(graph, bytes) else graph
+            raise BundleError(f"{name} is not a graph that ONNX Runtime can load: {type(error).__name__}") from None
+        self.inputs = tuple(value.name for value in self._session.get_inputs())
+        self.outputs = tuple(value.name for value in self._session.get_outputs())
+
+    def run(self, rows: EncodedRows, outputs: Sequence[str], alarm_rate: float | None = None) -> Arrays:
+        """Answers for rows in one call.
+
+        Args:
+            rows: n encoded rows.
+            outputs: Names of the outputs wanted; only these are computed.
+            alarm_rate: Replaces the graph's default.
+
+        Returns:
+            Arrays by name, n entries each.
+        """
+        n = len(rows)
+        feeds: Arrays = {}
+        for name, array in (("numeric", rows.numeric), ("categorical", rows.categorical)):
+            if name in self.inputs:
+                feeds[name] = _filled_up(array)
+        if alarm_rate is not None:
+            feeds["alarm_rate"] = np.asarray(alarm_rate, dtype=np.float32)
+        found = self._session.run(list(outputs), feeds)
+        return {name: array[:n] for name, array in zip(outputs, found, strict=True)}
+
+
+def _filled_up(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    lacking = -len(array) % ALIGNMENT
+    if not lacking:
+        return array
+    return np.concatenate([array, np.zeros((lacking, array.shape[1]), dtype=array.dtype)])

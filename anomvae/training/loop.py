@@ -1,0 +1,202 @@
+"""The training loop: the whole data set as tensors, steps drawn from it, the best weights kept."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from anomvae.errors import SettingError
+from anomvae.vae.objective import Noise, draw_noise, objective
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+
+    from anomvae.training.settings import TrainingSettings
+    from anomvae.vae.model import TableVAE
+    from anomvae.vae.preparation import Rows
+
+WARM_UP_STEPS = 50
+VALIDATION_CHUNK = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One look at the validation bound.
+
+    Attributes:
+        step: Steps taken.
+        epoch: Passes over the training rows taken.
+        train_loss: Mean objective of the steps since the last check, nats.
+        validation_loss: Objective on the validation rows with fixed noise, nats.
+        learning_rate: Rate of the last step.
+        seconds: Since the start.
+        best: Whether it is the best so far.
+    """
+
+    step: int
+    epoch: float
+    train_loss: float
+    validation_loss: float
+    learning_rate: float
+    seconds: float
+    best: bool
+
+
+class Hook(Protocol):
+    """Watches a training run."""
+
+    def on_step(self, step: int, max_steps: int, rows: int) -> None:
+        """Called after every step with the rows it took."""
+
+    def on_check(self, check: Check) -> None:
+        """Called after every look at the validation bound."""
+
+
+@dataclass(slots=True)
+class History:
+    """What happened.
+
+    Attributes:
+        checks: Every look at the validation bound.
+        stopped: Why training ended: `max_steps`, `no_gain` or `interrupted`.
+        steps: Steps taken.
+    """
+
+    checks: list[Check] = field(default_factory=list)
+    stopped: str = "max_steps"
+    steps: int = 0
+
+    @property
+    def best(self) -> Check:
+        """The check whose weights were kept."""
+        return min(self.checks, key=lambda check: check.validation_loss)
+
+
+def choose_device(asked: str) -> torch.device:
+    """The device to train on.
+
+    Raises:
+        SettingError: `cuda` was asked for and there is none.
+    """
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise SettingError("--device cuda: torch finds no CUDA device here; use --device cpu, or auto")
+    return torch.device("cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def train(
+    model: TableVAE, train_rows: Rows, validation_rows: Rows, settings: TrainingSettings, hooks: Sequence[Hook] = ()
+) -> History:
+    """Fits the model in place and leaves it with the weights of the best validation bound.
+
+    A keyboard interrupt ends training early and cleanly: the best weights so far stand.
+
+    Args:
+        model: Fresh weights, on the device of the rows.
+        train_rows: Prepared rows.
+        validation_rows: Prepared rows that decide when to stop.
+        settings: How.
+        hooks: Told of every step and check.
+    """
+    device = train_rows.x.device
+    generator = torch.Generator(device).manual_seed(settings.seed)
+    n = len(train_rows.observed)
+    batch = settings.batch_of(n)
+    every = max(25, min(200, math.ceil(n / batch)))
+    optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, fused=True)
+    still = _validation_noise(model, len(validation_rows.observed), settings.seed, device)
+    history, best_weights, started = History(), copy.deepcopy(model.state_dict()), time.monotonic()
+    best, stale, recent = math.inf, 0, torch.zeros((), device=device)
+    batches = _batches(n, batch, generator)
+    try:
+        for step in range(1, settings.max_steps + 1):
+            rate = _set_rate(optimiser, step, settings)
+            loss = _step(model, train_rows.take(next(batches)), optimiser, settings, generator)
+            recent += loss
+            history.steps = step
+            for hook in hooks:
+                hook.on_step(step, settings.max_steps, batch)
+            if step % every and step != settings.max_steps:
+                continue
+            bound = _validation_loss(model, validation_rows, still)
+            improved = bound < best - settings.min_gain
+            is_best = bound < best
+            taken = every if step % every == 0 else step % every
+            check = Check(
+                step, step * batch / n, recent.item() / taken, bound, rate, time.monotonic() - started, is_best
+            )
+            history.checks.append(check)
+            for hook in hooks:
+                hook.on_check(check)
+            recent.zero_()
+            if is_best:
+                best, best_weights = bound, copy.deepcopy(model.state_dict())
+            stale = 0 if improved else stale + 1
+            if stale >= settings.patience:
+                history.stopped = "no_gain"
+                break
+    except KeyboardInterrupt:
+        history.stopped = "interrupted"
+    if not history.checks:
+        bound = _validation_loss(model, validation_rows, still)
+        seconds = time.monotonic() - started
+        steps = max(1, history.steps)
+        history.checks.append(Check(steps, steps * batch / n, recent.item() / steps, bound, 0.0, seconds, True))  # noqa: FBT003
+        best_weights = copy.deepcopy(model.state_dict())
+    model.load_state_dict(best_weights)
+    return history
+
+
+def _step(
+    model: TableVAE, rows: Rows, optimiser: torch.optim.Optimizer, settings: TrainingSettings, generator: torch.Generator
+) -> Tensor:
+    loss = objective(model, rows, draw_noise(model, len(rows.observed), generator))
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_gradient_norm)
+    optimiser.step()
+    return loss.detach()
+
+
+def _set_rate(optimiser: torch.optim.Optimizer, step: int, settings: TrainingSettings) -> float:
+    """Warm-up, then half a cosine down to a twentieth."""
+    warm = min(1.0, step / WARM_UP_STEPS)
+    cosine = 0.05 + 0.95 * 0.5 * (1.0 + math.cos(math.pi * step / settings.max_steps))
+    rate = settings.learning_rate * warm * cosine
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def _batches(n: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Row numbers of each step, every row once a pass; a pass's last rows open the next one."""
+    waiting = torch.empty(0, dtype=torch.int64, device=generator.device)
+    while True:
+        waiting = torch.cat([waiting, torch.randperm(n, generator=generator, device=generator.device)])
+        while len(waiting) >= batch:
+            yield waiting[:batch]
+            waiting = waiting[batch:]
+
+
+def _validation_noise(model: TableVAE, n: int, seed: int, device: torch.device) -> Tensor:
+    """Fixed noise, so that two checks differ by the weights alone."""
+    draw = torch.randn(1, min(n, VALIDATION_CHUNK), model.k, generator=torch.Generator().manual_seed(seed + 1))
+    return draw.to(device)
+
+
+@torch.no_grad()
+def _validation_loss(model: TableVAE, rows: Rows, still: Tensor) -> float:
+    n = len(rows.observed)
+    total = 0.0
+    for start in range(0, n, VALIDATION_CHUNK):
+        part = rows.take(torch.arange(start, min(n, start + VALIDATION_CHUNK), device=still.device))
+        size = len(part.observed)
+        total += objective(model, part, Noise(still[:, :size])).item() * size
+    bound = total / max(1, n)
+    return bound if math.isfinite(bound) else math.inf

@@ -1,0 +1,66 @@
+"""Settings of the training loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from anomvae.errors import SettingError
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSettings:
+    """How the weights are fitted.
+
+    Attributes:
+        max_steps: Most steps of the optimiser.
+        batch_rows: Rows a step; None: 128 to 1,024, growing with the data.
+        learning_rate: Peak rate of Adam; warmed up over 50 steps, then a cosine down to 5 %.
+        max_gradient_norm: Gradients are scaled down to this norm.
+        patience: Checks without a gain after which training stops.
+        min_gain: Smallest gain of the validation bound that counts, nats.
+        seed: Seed of every draw.
+        device: `auto` takes a GPU where there is one.
+    """
+
+    max_steps: int = 3000
+    batch_rows: int | None = None
+    learning_rate: float = 3e-3
+    max_gradient_norm: float = 10.0
+    patience: int = 12
+    min_gain: float = 1e-3
+    seed: int = 0
+    device: Device = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuses values that train nothing.
+
+        Raises:
+            SettingError: Names the setting and what it may be.
+        """
+        positive = {
+            "max_steps": self.max_steps,
+            "learning_rate": self.learning_rate,
+            "max_gradient_norm": self.max_gradient_norm,
+            "patience": self.patience,
+        }
+        for name, value in positive.items():
+            if value <= 0:
+                raise SettingError(f"training.{name} must be above zero")
+        if self.batch_rows is not None and self.batch_rows < 1:
+            raise SettingError("training.batch_rows must be at least 1")
+        if self.min_gain < 0:
+            raise SettingError("training.min_gain must not be negative")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise SettingError(f"training.device is {self.device!r}; it must be auto, cpu or cuda")
+
+    def batch_of(self, rows: int) -> int:
+        """Rows a step for a number of training rows.
+
+        Example:
+            >>> [TrainingSettings().batch_of(n) for n in (100, 10_000, 1_000_000)]
+            [100, 312, 1024]
+        """
+        return min(rows, self.batch_rows or min(1024, max(128, rows // 32)))

@@ -1,0 +1,95 @@
+"""Settings of the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from anomvae.errors import SettingError
+from anomvae.vae.likelihoods import NUMERIC_LIKELIHOODS, NumericLikelihoodName
+
+ModelKind = Literal["vae", "beta-vae", "autoencoder", "denoising-autoencoder"]
+MODEL_KINDS: tuple[ModelKind, ...] = get_args(ModelKind)
+DEFAULT_BETA: dict[ModelKind, float] = {"vae": 1.0, "beta-vae": 4.0, "autoencoder": 0.0, "denoising-autoencoder": 0.0}
+DEFAULT_NOISE: dict[ModelKind, float] = {"vae": 0.0, "beta-vae": 0.0, "autoencoder": 0.0, "denoising-autoencoder": 0.5}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """What is fitted. Everything the field knows is a configuration of the one model.
+
+    Attributes:
+        kind: `vae`; `beta-vae` (KL weighted by `beta`, default 4); `autoencoder` (no noise, no KL: the vanilla one);
+            `denoising-autoencoder` (the same, fed noisy numbers, asked for clean ones).
+        likelihood: Of numbers: `gaussian` (learnt variance per column), `mse` (unit variance), `bernoulli` (binary
+            cross-entropy of columns scaled to 0..1), `student-t` (heavy tails). Flags and categories always have theirs.
+        layers: Hidden widths of the encoder; the decoder mirrors them.
+        latent: Size of the latent space; None: as many as scored columns, 2 to 32.
+        beta: Weight of the KL in training; None: the kind's own. The score always weighs it 1.
+        input_noise: Standard deviation of Gaussian noise on the encoder's scaled numbers in training; None: the kind's own.
+        mask_rate: Share of cells hidden from the encoder at random in training, so that missing cells do no harm.
+        score_draws: Fixed antithetic draws of z that the score averages over; 1: the posterior mean alone.
+        log_variance_floor: Smallest log variance a numeric column may learn, in scaled units.
+    """
+
+    kind: ModelKind = "vae"
+    likelihood: NumericLikelihoodName = "gaussian"
+    layers: tuple[int, ...] = (64, 64)
+    latent: int | None = None
+    beta: float | None = None
+    input_noise: float | None = None
+    mask_rate: float = 0.02
+    score_draws: int = 1
+    log_variance_floor: float = -6.0
+
+    def __post_init__(self) -> None:
+        """Refuses values that make no model.
+
+        Raises:
+            SettingError: Names the setting and what it may be.
+        """
+        _one_of("model.kind", self.kind, MODEL_KINDS)
+        _one_of("model.likelihood", self.likelihood, NUMERIC_LIKELIHOODS)
+        if not self.layers or any(width < 1 for width in self.layers):
+            raise SettingError("model.layers must be widths of at least 1, for example [64, 64]")
+        if self.latent is not None and self.latent < 1:
+            raise SettingError("model.latent must be at least 1")
+        if self.beta is not None and self.beta < 0:
+            raise SettingError("model.beta must not be negative")
+        if self.beta and not self.is_variational:
+            raise SettingError(f"model.beta weighs the KL of a VAE; model.kind {self.kind!r} has none")
+        if self.input_noise is not None and self.input_noise < 0:
+            raise SettingError("model.input_noise must not be negative")
+        if not 0.0 <= self.mask_rate < 1.0:
+            raise SettingError("model.mask_rate must be in [0, 1)")
+        if not 1 <= self.score_draws <= 256:  # noqa: PLR2004
+            raise SettingError("model.score_draws must be 1 to 256")
+
+    @property
+    def is_variational(self) -> bool:
+        """Whether the latent is a distribution; an autoencoder's is a point."""
+        return self.kind in ("vae", "beta-vae")
+
+    @property
+    def kl_weight(self) -> float:
+        """The beta in force."""
+        return DEFAULT_BETA[self.kind] if self.beta is None else self.beta
+
+    @property
+    def noise(self) -> float:
+        """The input noise in force."""
+        return DEFAULT_NOISE[self.kind] if self.input_noise is None else self.input_noise
+
+    def latent_size(self, columns: int) -> int:
+        """Size of the latent space for a number of scored columns.
+
+        Example:
+            >>> ModelSettings().latent_size(6), ModelSettings(latent=2).latent_size(6)
+            (6, 2)
+        """
+        return min(max(columns, 2), 32) if self.latent is None else self.latent
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise SettingError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")
