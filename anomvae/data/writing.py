@@ -8,6 +8,7 @@ import math
 import os
 import sys
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
@@ -18,24 +19,37 @@ import pyarrow.parquet as pq
 from anomvae.errors import OutputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
 SUFFIXES = (".parquet", ".pq", ".csv", ".jsonl", ".ndjson", ".json", ".arrow", ".feather")
 
 
 class _Writer(Protocol):
-    def write_batch(self, batch: pa.RecordBatch) -> None: ...
-    def close(self) -> None: ...
+    def write_batch(self, batch: pa.RecordBatch) -> None:
+        """Writes one batch."""
 
 
-def write_batches(out: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema, *, on_batch: Callable[[pa.RecordBatch], None]) -> int:
-    """Writes batches as they come, in constant memory; the file appears only when it is complete.
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Answers on their way to a file.
+
+    Attributes:
+        batches: The answers, as they come.
+        schema: Their schema.
+        plain: By column: what turns a cell into what JSON should say; others are said as they are.
+    """
+
+    batches: Iterable[pa.RecordBatch]
+    schema: pa.Schema
+    plain: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+
+
+def write_answers(out: str, answers: Answers) -> int:
+    """Writes answers as they come, in constant memory; the file appears only when it is complete.
 
     Args:
         out: File name, whose suffix says the format, or `-` for JSON lines on standard output.
-        batches: What to write.
-        schema: Their schema.
-        on_batch: Told of every batch written.
+        answers: What to write.
 
     Returns:
         Rows written.
@@ -44,7 +58,7 @@ def write_batches(out: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema
         OutputError: The suffix is unknown, the place cannot be written, or the disk is full.
     """
     if out == "-":
-        return _pump(_JsonLines(sys.stdout), batches, on_batch)
+        return _pump(_JsonLines(sys.stdout, answers), answers)
     path = Path(out)
     refuse_suffix(path)
     staging: Path | None = None
@@ -52,11 +66,11 @@ def write_batches(out: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema
         handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
         os.close(handle)
         staging = Path(name)
-        rows = _write_to(staging, path.suffix, batches, schema, on_batch)
+        rows = _write_to(staging, path.suffix.lower(), answers)
         staging.chmod(0o644)
         staging.replace(path)
     except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise OutputError(f"{path} cannot be written: {error.strerror or 'the system refuses'}") from error
     finally:
         if staging is not None:
             with contextlib.suppress(OSError):
@@ -74,96 +88,80 @@ def refuse_suffix(path: Path) -> None:
         raise OutputError(f"{path} names no format this writes; end it in one of {', '.join(SUFFIXES)}, or use `-`")
 
 
-def _write_to(
-    staging: Path,
-    suffix: str,
-    batches: Iterable[pa.RecordBatch],
-    schema: pa.Schema,
-    on_batch: Callable[[pa.RecordBatch], None],
-) -> int:
-    kind = suffix.lower()
-    if kind in (".parquet", ".pq"):
-        texts = [name for name in _leaf_texts(schema)]
+def _write_to(staging: Path, suffix: str, answers: Answers) -> int:
+    schema = answers.schema
+    if suffix in (".parquet", ".pq"):
+        texts = _leaf_texts(schema)
         with pq.ParquetWriter(staging, schema, use_dictionary=texts or False, write_statistics=False) as writer:
-            return _pump(writer, batches, on_batch)
-    if kind in (".arrow", ".feather"):
+            return _pump(writer, answers)
+    if suffix in (".arrow", ".feather"):
         with pa.ipc.new_file(str(staging), schema) as writer:
-            return _pump(writer, batches, on_batch)
-    if kind == ".csv":
+            return _pump(writer, answers)
+    if suffix == ".csv":
         flat = pa.schema([pa.field(f.name, pa.string()) if pa.types.is_nested(f.type) else f for f in schema])
         with pacsv.CSVWriter(staging, flat) as writer:
-            return _pump(_FlatCsv(writer, flat), batches, on_batch)
+            return _pump(_FlatCsv(writer, flat, answers), answers)
     with staging.open("w", encoding="utf-8") as stream:
-        return _pump(_JsonLines(stream), batches, on_batch)
+        return _pump(_JsonLines(stream, answers), answers)
 
 
-def _pump(writer: _Writer, batches: Iterable[pa.RecordBatch], on_batch: Callable[[pa.RecordBatch], None]) -> int:
+def _pump(writer: _Writer, answers: Answers) -> int:
     rows = 0
-    for batch in batches:
+    for batch in answers.batches:
         writer.write_batch(batch)
         rows += batch.num_rows
-        on_batch(batch)
     return rows
 
 
 def _leaf_texts(schema: pa.Schema) -> list[str]:
     """Columns worth a dictionary: text, also within the reasons; numbers hardly repeat."""
-    names = [field.name for field in schema if pa.types.is_string(field.type)]
-    for field in schema:
-        if pa.types.is_list(field.type) and pa.types.is_struct(field.type.value_type):
-            inner = [part for part in field.type.value_type if pa.types.is_string(part.type)]
-            names += [f"{field.name}.list.element.{part.name}" for part in inner]
+    names = [part.name for part in schema if pa.types.is_string(part.type)]
+    for column in schema:
+        if pa.types.is_list(column.type) and pa.types.is_struct(column.type.value_type):
+            inner = [part for part in column.type.value_type if pa.types.is_string(part.type)]
+            names += [f"{column.name}.list.element.{part.name}" for part in inner]
     return names
 
 
 class _JsonLines:
     """One JSON object a row."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO, answers: Answers) -> None:
+        self._stream, self._plain = stream, answers.plain
 
     def write_batch(self, batch: pa.RecordBatch) -> None:
-        lines = [json.dumps(row, default=str, ensure_ascii=False, allow_nan=False) for row in plain_rows(batch)]
+        columns = {name: _plain_cells(batch.column(name), self._plain.get(name)) for name in batch.schema.names}
+        names = list(columns)
+        lines = [_json(dict(zip(names, row, strict=True))) for row in zip(*columns.values(), strict=True)]
         if lines:
             self._stream.write("\n".join(lines) + "\n")
-
-    def close(self) -> None:
-        self._stream.flush()
 
 
 class _FlatCsv:
     """CSV has no lists: they become JSON text."""
 
-    def __init__(self, writer: Any, schema: pa.Schema) -> None:
-        self._writer, self._schema = writer, schema
+    def __init__(self, writer: Any, schema: pa.Schema, answers: Answers) -> None:
+        self._writer, self._schema, self._plain = writer, schema, answers.plain
 
     def write_batch(self, batch: pa.RecordBatch) -> None:
         columns = []
         for name in self._schema.names:
             cells = batch.column(name)
             if pa.types.is_nested(cells.type):
-                texts = [json.dumps(_plain(cell, cells.type), default=str, ensure_ascii=False) for cell in cells.to_pylist()]
-                cells = pa.array(texts, pa.string())
+                cells = pa.array([_json(cell) for cell in _plain_cells(cells, self._plain.get(name))], pa.string())
             columns.append(cells)
         self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=self._schema))
 
-    def close(self) -> None:
-        self._writer.close()
+
+def _json(value: Any) -> str:
+    return json.dumps(value, default=str, ensure_ascii=False, allow_nan=False)
 
 
-def plain_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    """Rows as JSON can say them: float32 at its own precision, what is not finite as null."""
-    types = {field.name: field.type for field in batch.schema}
-    return [{name: _plain(cell, types[name]) for name, cell in row.items()} for row in batch.to_pylist()]
-
-
-def _plain(cell: Any, kind: pa.DataType) -> Any:
-    if isinstance(cell, float):
-        if not math.isfinite(cell):
-            return None
-        return float(f"{cell:.7g}") if pa.types.is_float32(kind) else cell
-    if isinstance(cell, list):
-        return [_plain(part, kind.value_type) for part in cell]
-    if isinstance(cell, dict):
-        return {name: _plain(part, kind.field(name).type) for name, part in cell.items()}
-    return cell
+def _plain_cells(cells: pa.Array, convert: Callable[[Any], Any] | None) -> list[Any]:
+    """Cells as JSON can say them: what is not finite is null."""
+    plain = cells.to_pylist()
+    if convert is not None:
+        return [convert(cell) for cell in plain]
+    if pa.types.is_floating(cells.type):
+        return [cell if cell is not None and math.isfinite(cell) else None for cell in plain]
+    return plain

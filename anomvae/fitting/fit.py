@@ -24,7 +24,7 @@ from anomvae.fitting.findings import Findings, look_at
 from anomvae.fitting.preparation import PreparedData, prepare
 from anomvae.report import render
 from anomvae.scoring.session import GraphSession
-from anomvae.training.loop import History, Hook, choose_device, train
+from anomvae.training.loop import History, Hook, choose_device, cpu_threads, train
 from anomvae.vae.layout import layout_of
 from anomvae.vae.model import TableVAE
 from anomvae.vae.scores import RowScorer
@@ -125,7 +125,8 @@ def fit_model(
         _tensors(model, prepared.normal.take(part), device)
         for part in (prepared.split.train, prepared.split.validation)
     ]
-    history = train(model, parts[0], parts[1], settings.training, hooks)
+    with cpu_threads(settings.training.threads):
+        history = train(model, parts[0], parts[1], settings.training, hooks)
     return model.to("cpu").eval(), history
 
 

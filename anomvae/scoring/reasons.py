@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from anomvae.bundle import Column, Manifest
     from anomvae.data.encoding import EncodedRows
@@ -88,6 +89,35 @@ class ReasonWriter:
             value[here] = words[np.clip(rows.categorical[row[here], j], 0, len(words) - 1)]
             expected[here] = words[np.asarray(answers["expected_category"])[row[here], j].astype(np.int64)]
         return pa.array(value, pa.string()), pa.array(expected, pa.string())
+
+
+def natural_reasons(manifest: Manifest) -> Callable[[list[dict[str, Any]]], list[dict[str, Any]]]:
+    """A function that turns a row's reasons, as Arrow holds them, into what people and JSON expect.
+
+    Numbers are numbers and flags are flags, also in a detector with categories, whose Arrow column holds text.
+    """
+    kinds = {column.name: column.kind for column in manifest.columns}
+
+    def natural(cell: Any, kind: str) -> Any:
+        if cell is None:
+            return None
+        if kind in ("numeric", "date"):
+            number = float(cell) if isinstance(cell, str) else float(f"{cell:.7g}")
+            return number if math.isfinite(number) else None
+        return cell == "true" if kind == "boolean" else cell
+
+    def convert(reasons: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [
+            {
+                "column": reason["column"],
+                "contribution": float(f"{reason['contribution']:.7g}"),
+                "value": natural(reason["value"], kinds[reason["column"]]),
+                "expected": natural(reason["expected"], kinds[reason["column"]]),
+            }
+            for reason in reasons
+        ]
+
+    return convert
 
 
 def top_columns(contribution: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from anomvae.calibration.conformal import check_alarm_rate
-from anomvae.data.encoding import encode
+from anomvae.data.encoding import encode, require_columns
 from anomvae.errors import SettingError, TooFewRowsError
 from anomvae.scoring.reasons import REASON_OUTPUTS, ReasonWriter
 from anomvae.scoring.session import GraphSession
@@ -62,6 +62,16 @@ class Scorer:
     def carried(self, present: Sequence[str]) -> list[str]:
         """Identifier, time and group columns that rows have, in the manifest's order."""
         return [name for name in self.manifest.carried if name in present]
+
+    def needed_columns(self, present: Sequence[str]) -> list[str]:
+        """Columns to read: the scored ones and the carried ones, in the order they are present.
+
+        Raises:
+            ColumnMismatchError: Scored columns are missing.
+        """
+        require_columns(present, self.manifest.columns)
+        needed = {column.name for column in self.manifest.columns} | set(self.manifest.carried)
+        return [name for name in present if name in needed]
 
     def score(self, rows: pa.Table | pa.RecordBatch, *, top: int = 3, alarm_rate: float | None = None) -> pa.Table:
         """Scores rows.

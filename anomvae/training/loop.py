@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import time
@@ -90,6 +91,17 @@ def choose_device(asked: str) -> torch.device:
     return torch.device("cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+@contextlib.contextmanager
+def cpu_threads(threads: int) -> Iterator[None]:
+    """Runs torch with a number of CPU threads, then as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def train(
     model: TableVAE, train_rows: Rows, validation_rows: Rows, settings: TrainingSettings, hooks: Sequence[Hook] = ()
 ) -> History:
@@ -132,11 +144,11 @@ def train(
                 step, step * batch / n, recent.item() / taken, bound, rate, time.monotonic() - started, is_best
             )
             history.checks.append(check)
+            if is_best:  # before the hooks, which may interrupt
+                best, best_weights = bound, copy.deepcopy(model.state_dict())
+            recent.zero_()
             for hook in hooks:
                 hook.on_check(check)
-            recent.zero_()
-            if is_best:
-                best, best_weights = bound, copy.deepcopy(model.state_dict())
             stale = 0 if improved else stale + 1
             if stale >= settings.patience:
                 history.stopped = "no_gain"
@@ -148,7 +160,8 @@ def train(
         seconds = time.monotonic() - started
         steps = max(1, history.steps)
         history.checks.append(Check(steps, steps * batch / n, recent.item() / steps, bound, 0.0, seconds, True))  # noqa: FBT003
-        best_weights = copy.deepcopy(model.state_dict())
+        if math.isfinite(bound):
+            best_weights = copy.deepcopy(model.state_dict())
     model.load_state_dict(best_weights)
     return history
 

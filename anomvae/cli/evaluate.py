@@ -1,0 +1,65 @@
+"""`anomvae evaluate`: how a detector does on labelled rows."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from anomvae.cli.console import out, table
+from anomvae.cli.options import AlarmRate, Data, Model, TrackingUri
+from anomvae.errors import MissingExtraError
+
+
+def evaluate(
+    data: Data,
+    model: Model,
+    label: Annotated[str, typer.Option("--label", help="Column that marks anomalies.", show_default=False)],
+    alarm_rate: AlarmRate = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the measures as JSON.")] = False,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Evaluate a detector on labelled rows: ranking, recall at the alarm rate, false alarms with interval."""
+    try:
+        import sklearn  # noqa: F401
+
+        from anomvae import evaluation
+    except ImportError as error:
+        raise MissingExtraError("`anomvae evaluate`", "train") from error
+    from anomvae.data.labels import read_labels
+    from anomvae.data.reading import open_rows
+    from anomvae.detector import find_bundle
+    from anomvae.scoring import Scorer
+    from anomvae.scoring.needs import arrow_types
+
+    scorer = Scorer(find_bundle(model, tracking_uri=tracking_uri))
+    scorer.check_alarm_rate(alarm_rate)
+    rows = open_rows(data, types=arrow_types(scorer.manifest)).table()
+    rate = scorer.manifest.calibration.alarm_rate if alarm_rate is None else alarm_rate
+    labels = read_labels(rows, label)
+    labelled = ~labels.unknown
+    answers = scorer.score(rows.select(scorer.needed_columns(rows.schema.names)), top=0, alarm_rate=alarm_rate)
+    score, error, alarm = (
+        answers[name].to_numpy()[labelled] for name in ("score", "reconstruction_error", "alarm")
+    )
+    found = evaluation.evaluate(score, error, alarm.astype(bool), labels.anomalous[labelled], rate)
+    if as_json:
+        typer.echo(json.dumps(found.as_metrics(), indent=2))
+        return
+    normal = found.rows - found.anomalies
+    ranking = [
+        ("score (negative ELBO)", f"{found.auroc:.4f}", f"{found.average_precision:.4f}"),
+        ("reconstruction error", f"{found.auroc_reconstruction:.4f}", f"{found.average_precision_reconstruction:.4f}"),
+    ]
+    decisions = [
+        ("anomalies that alarm", f"{found.recall:.2%}", f"{found.recall_low:.2%} to {found.recall_high:.2%}"),
+        ("normal rows that alarm", f"{found.false_alarm_rate:.2%}", f"{found.false_alarm_low:.2%} to {found.false_alarm_high:.2%}"),
+        ("alarms that are anomalies", f"{found.precision:.2%}", ""),
+    ]
+    console = out()
+    console.print(f"{found.rows:,} rows: {found.anomalies:,} anomalies, {normal:,} normal")
+    console.print(table("ranking", ("by", "AUROC", "average precision"), ranking, right=("AUROC", "average precision")))
+    console.print(
+        table(f"verdicts at a stated rate of {rate:.2%}", ("share of", "found", "95 % interval"), decisions, right=("found",))
+    )

@@ -1,0 +1,75 @@
+"""`anomvae score`: rows in, verdicts out."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from anomvae.cli.console import err
+from anomvae.cli.options import AlarmRate, Data, Model, TrackingUri
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import pyarrow as pa
+
+
+def score(
+    data: Data,
+    model: Model,
+    out: Annotated[
+        str, typer.Option("--out", "-o", help="File (.parquet, .csv, .jsonl, .arrow), or - for JSON lines.", metavar="FILE|-")
+    ] = "-",
+    top: Annotated[int, typer.Option("--top", help="Reasons a row.")] = 3,
+    alarm_rate: AlarmRate = None,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Score rows: score, p-values, verdict and reasons, a row for a row, in constant memory."""
+    from anomvae.data.reading import open_rows
+    from anomvae.data.writing import Answers, refuse_suffix, write_answers
+    from anomvae.detector import find_bundle
+    from anomvae.scoring import Scorer
+    from anomvae.scoring.needs import arrow_types
+    from anomvae.scoring.reasons import natural_reasons
+
+    if out != "-":
+        refuse_suffix(Path(out))
+    scorer = Scorer(find_bundle(model, tracking_uri=tracking_uri))
+    scorer.check_alarm_rate(alarm_rate)
+    source = open_rows(data, types=arrow_types(scorer.manifest))
+    schema = scorer.schema(source.schema, top)
+    needed = scorer.needed_columns(source.schema.names)
+    alarms = _Tally()
+    started = time.monotonic()
+    batches = scorer.score_batches(
+        source.batches(columns=needed, batch_rows=32_768), source.schema, top=top, alarm_rate=alarm_rate
+    )
+    plain = {"reasons": natural_reasons(scorer.manifest)}
+    rows = write_answers(out, Answers(alarms.watch(batches), schema, plain))
+    seconds = time.monotonic() - started
+    where = "" if out == "-" else f" to {out}"
+    share = f" ({alarms.count / rows:.2%})" if rows else ""
+    rate = scorer.manifest.calibration.alarm_rate if alarm_rate is None else alarm_rate
+    err().print(
+        f"{rows:,} rows scored{where} in {seconds:.1f} s ({rows / max(seconds, 1e-9):,.0f} rows/s): {alarms.count:,} alarms{share} "
+        f"at a stated rate of {rate:.2%} of normal rows",
+        soft_wrap=True,
+    )
+
+
+class _Tally:
+    """Counts alarms as batches go by."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def watch(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """The same batches."""
+        import pyarrow.compute as pc
+
+        for batch in batches:
+            self.count += pc.sum(batch.column("alarm")).as_py() or 0
+            yield batch

@@ -1,0 +1,211 @@
+"""A fitted detector in Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from anomvae.bundle import Bundle, read_bundle, write_bundle
+from anomvae.data.encoding import encode
+from anomvae.data.reading import open_rows
+from anomvae.errors import MissingExtraError, ModelReferenceError, SettingError
+from anomvae.scoring import Scorer
+from anomvae.scoring.reasons import natural_reasons
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import pandas as pd
+
+    from anomvae.bundle import Manifest
+    from anomvae.vae.model import TableVAE
+
+
+class Detector:
+    """A fitted, calibrated detector; scoring needs neither torch nor the training data.
+
+    Args:
+        bundle: A verified bundle.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        self._scorer = Scorer(bundle)
+        self._model: TableVAE | None = None
+
+    @property
+    def manifest(self) -> Manifest:
+        """Columns, calibration, provenance."""
+        return self._bundle.manifest
+
+    @property
+    def folder(self) -> Path:
+        """Where the bundle lies: `scorer.onnx`, `report.html`, `card.md` and the rest."""
+        return self._bundle.folder
+
+    def __repr__(self) -> str:
+        manifest = self.manifest
+        return (
+            f"Detector({manifest.name!r}, {manifest.model}, {len(manifest.columns)} columns, "
+            f"alarm_rate={manifest.calibration.alarm_rate:g})"
+        )
+
+    def score(self, rows: Any, *, top: int = 3, alarm_rate: float | None = None) -> pd.DataFrame:
+        """Scores rows.
+
+        Args:
+            rows: A pandas or Arrow table with the columns the detector was fitted on, in any order.
+            top: Reasons a row.
+            alarm_rate: Replaces the detector's; the calibration rows must support it.
+
+        Returns:
+            A frame with a row per row and the index of `rows`: identifier columns, then `score` (negative ELBO, nats),
+            `p_value`, `reconstruction_error`, `p_value_reconstruction`, `alarm` and `reasons` (a list of dicts `column`,
+            `contribution`, `value`, `expected`, strongest first).
+
+        Raises:
+            RowError: The rows do not fit the detector.
+            TooFewRowsError: The calibration rows do not support the alarm rate.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise MissingExtraError("Detector.score returns a pandas frame and", "train") from error
+        table = self.score_arrow(open_rows(rows).table(), top=top, alarm_rate=alarm_rate)
+        frame = table.drop_columns(["reasons"]).to_pandas()
+        natural = natural_reasons(self.manifest)
+        frame["reasons"] = pd.Series([natural(reasons) for reasons in table["reasons"].to_pylist()], dtype=object)
+        index = getattr(rows, "index", None)
+        return frame if index is None else frame.set_index(index)
+
+    def score_arrow(
+        self, rows: pa.Table | pa.RecordBatch, *, top: int = 3, alarm_rate: float | None = None
+    ) -> pa.Table:
+        """Scores an Arrow table into an Arrow table; see :meth:`score`."""
+        return self._scorer.score(rows, top=top, alarm_rate=alarm_rate)
+
+    def latent(self, rows: Any) -> npt.NDArray[np.float64]:
+        """Posterior means of rows, shape ``(n, k)``."""
+        encoded = encode(open_rows(rows).table(), self.manifest.columns)
+        return self._scorer.answers(encoded, ["latent"])["latent"].astype(np.float64)
+
+    def contributions(self, rows: Any) -> pd.DataFrame:
+        """Nats each column adds, and the latent's part in `(latent)`; a row's entries sum to its score."""
+        import pandas as pd
+
+        encoded = encode(open_rows(rows).table(), self.manifest.columns)
+        found = self._scorer.answers(encoded, ["contribution", "latent_contribution"])
+        frame = pd.DataFrame(found["contribution"], columns=[column.name for column in self.manifest.scored])
+        frame["(latent)"] = found["latent_contribution"]
+        return frame
+
+    def sample(self, n: int, *, seed: int = 0) -> pd.DataFrame:
+        """Rows drawn from the prior, as the decoder expects them; needs torch.
+
+        Args:
+            n: How many.
+            seed: Seed of the draw.
+        """
+        if n < 1:
+            raise SettingError("n must be at least 1")
+        numbers, codes = self._torch_model().sample(n, seed)
+        return self._frame(numbers.numpy(), codes.numpy())
+
+    def interpolate(self, start: Any, end: Any, *, steps: int = 9) -> pd.DataFrame:
+        """Rows on the straight line between the latent means of two rows; needs torch.
+
+        Args:
+            start: A table of one row.
+            end: Another.
+            steps: Rows on the line, both ends included.
+        """
+        ends = [self.latent(start), self.latent(end)]
+        if any(len(latent) != 1 for latent in ends) or steps < 2:  # noqa: PLR2004
+            raise SettingError("interpolate takes two tables of one row each, and at least 2 steps")
+        share = np.linspace(0.0, 1.0, steps)[:, None]
+        return self.decode((1 - share) * ends[0] + share * ends[1])
+
+    def traverse(self, row: Any, dimension: int, *, reach: float = 3.0, steps: int = 7) -> pd.DataFrame:
+        """Rows as one latent dimension goes from -reach to +reach, the others as in a row; needs torch.
+
+        Args:
+            row: A table of one row.
+            dimension: Which, from 0.
+            reach: In units of the prior's standard deviation.
+            steps: Rows.
+        """
+        latent = np.repeat(self.latent(row)[:1], steps, axis=0)
+        if not 0 <= dimension < latent.shape[1]:
+            raise SettingError(f"dimension is {dimension}; the latent space has {latent.shape[1]}, counted from 0")
+        latent[:, dimension] = np.linspace(-reach, reach, steps)
+        return self.decode(latent)
+
+    def decode(self, latent: npt.NDArray[np.floating[Any]]) -> pd.DataFrame:
+        """Rows that the decoder expects at points of the latent space, shape ``(n, k)``; needs torch."""
+        model = self._torch_model()
+        import torch
+
+        numbers, codes = model.decode_rows(torch.from_numpy(np.asarray(latent, dtype=np.float32)))
+        return self._frame(numbers.numpy(), codes.numpy())
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes the bundle to a folder, all at once or not at all.
+
+        Raises:
+            OutputError: The folder cannot be written, or holds something else.
+        """
+        files = {name: (self.folder / name).read_bytes() for name in self.manifest.files}
+        return write_bundle(Path(folder), self.manifest, files).folder
+
+    def _torch_model(self) -> TableVAE:
+        if self._model is None:
+            try:
+                from anomvae.vae.weights import from_files
+            except ImportError as error:
+                raise MissingExtraError("sampling and decoding", "train") from error
+            config = (self.folder / "config.json").read_text(encoding="utf-8")
+            self._model = from_files((self.folder / "weights.safetensors").read_bytes(), config)
+        return self._model
+
+    def _frame(self, numbers: npt.NDArray[np.float32], codes: npt.NDArray[np.int64]) -> pd.DataFrame:
+        import pandas as pd
+
+        columns: dict[str, Any] = {}
+        for j, column in enumerate(self.manifest.numeric):
+            columns[column.name] = numbers[:, j].astype(np.float64)
+        for j, column in enumerate(self.manifest.categorical):
+            words = np.array(column.categories, dtype=object)[codes[:, j]]
+            columns[column.name] = words == "true" if column.kind == "boolean" else words
+        return pd.DataFrame({column.name: columns[column.name] for column in self.manifest.columns})
+
+
+def load(ref: str | Path, *, tracking_uri: str | None = None) -> Detector:
+    """Loads a detector.
+
+    Args:
+        ref: A bundle's folder, or a registered model: `NAME`, `NAME@alias`, `NAME/3`, `models:/...`.
+        tracking_uri: Registry to ask; None: MLFLOW_TRACKING_URI, else the SQLite file of the working folder.
+
+    Raises:
+        ModelReferenceError: Nothing answers to the reference.
+        BundleError: The bundle is damaged or of a newer format.
+        TrackingError: The registry does not answer.
+    """
+    return Detector(find_bundle(str(ref), tracking_uri=tracking_uri))
+
+
+def find_bundle(ref: str, *, tracking_uri: str | None = None) -> Bundle:
+    """The verified bundle of a reference; see :func:`load`."""
+    path = Path(ref).expanduser()
+    if path.is_dir():
+        return read_bundle(path)
+    if path.exists() or ref.startswith((".", "/", "~")) or ref.count("/") > 1 and ":" not in ref:
+        raise ModelReferenceError(f"there is no bundle at {ref}; name a bundle's folder, or a registered model")
+    try:
+        from anomvae.tracking.registry import resolve
+    except ImportError as error:
+        raise MissingExtraError(f"there is no folder {ref!r}, and asking the registry for it", "mlflow") from error
+    return read_bundle(resolve(ref, tracking_uri=tracking_uri).folder)
+
