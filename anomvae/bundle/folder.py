@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -111,11 +111,20 @@ def refuse_occupied(folder: Path) -> None:
     if folder.is_file():
         raise OutputError(f"{folder} is a file; name a folder for the bundle")
     try:
-        occupied = folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).exists()
+        occupied = folder.is_dir() and any(folder.iterdir()) and not _is_bundle(folder)
     except OSError as error:
         raise OutputError(f"{folder} cannot be looked into: {error.strerror}") from error
     if occupied:
         raise OutputError(f"{folder} holds something that is not a bundle; name another folder")
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Whether a folder's manifest is one of ours, of whatever version; web apps have a `manifest.json` too."""
+    try:
+        raw = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return False
+    return isinstance(raw, dict) and {"format_version", "files"} <= raw.keys()
 
 
 def _verify(folder: Path, name: str, digest: str) -> None:
@@ -143,12 +152,14 @@ def _swap_in(staging: Path, folder: Path) -> None:
         staging.rename(folder)
         return
     retired = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-    folder.rename(retired / folder.name)
+    old = retired / folder.name
     try:
+        folder.rename(old)
         staging.rename(folder)
-    except OSError:
-        (retired / folder.name).rename(folder)
+    except BaseException:  # an interrupt too
+        if old.exists() and not folder.exists():
+            old.rename(folder)
         raise
     finally:
-        with contextlib.suppress(OSError):
+        if folder.exists():  # where neither rename back worked, the old bundle stays in `retired`
             shutil.rmtree(retired, ignore_errors=True)

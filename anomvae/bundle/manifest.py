@@ -223,7 +223,7 @@ class Manifest:
         try:
             raw: dict[str, Any] = json.loads(text)
             version = int(raw["format_version"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise BundleError(f"{where} is not a bundle's manifest: it is damaged or something else") from error
         if version > FORMAT_VERSION:
             raise BundleError(
@@ -237,6 +237,7 @@ class Manifest:
             raw["split"] = Split(**raw["split"])
             raw["calibration"] = Calibration(**raw["calibration"])
             raw["provenance"] = Provenance(**raw["provenance"])
+            raw["files"] = dict(raw["files"])
             return cls(**raw)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"{where} is damaged: a field is missing or unknown") from error

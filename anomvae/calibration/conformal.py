@@ -47,7 +47,8 @@ def p_values(scores: FloatArray, calibration: FloatArray) -> npt.NDArray[np.floa
 def lowered(scores: FloatArray) -> npt.NDArray[np.float32]:
     """Scores less the tie tolerance; all arithmetic in float32, as the graph does it. NaN becomes infinity."""
     exact = np.asarray(scores, dtype=np.float32)
-    moved: npt.NDArray[np.float32] = exact - np.float32(TIE) * np.maximum(np.float32(1.0), np.abs(exact))
+    with np.errstate(invalid="ignore"):  # inf - inf
+        moved: npt.NDArray[np.float32] = exact - np.float32(TIE) * np.maximum(np.float32(1.0), np.abs(exact))
     return np.where(np.isnan(exact), np.float32(np.inf), np.where(np.isinf(exact), exact, moved))
 
 
@@ -64,9 +65,9 @@ def threshold(calibration: FloatArray, alarm_rate: float) -> float:
     """
     check_alarm_rate(alarm_rate)
     m = len(calibration)
-    may_alarm = math.floor(alarm_rate * (m + 1) + 1e-9)  # p <= rate, p being a multiple of 1 / (m + 1)
+    may_alarm = min(m, math.floor(alarm_rate * (m + 1) + 1e-9))  # p <= rate, p being a multiple of 1 / (m + 1)
     if may_alarm < 1:
-        needed = math.ceil(1.0 / alarm_rate - 1e-9) - 1
+        needed = max(1, math.ceil(1.0 / alarm_rate - 1e-9) - 1)
         raise TooFewRowsError(
             f"{m:,} calibration rows cannot support an alarm rate of {alarm_rate:g}: it takes at least {needed:,}; "
             f"the smallest rate they support is {1.0 / (m + 1):.2g}",

@@ -121,6 +121,8 @@ def codes_of(cells: pa.Array | pa.ChunkedArray, column: Column) -> npt.NDArray[n
     text = text_of(cells)
     if column.kind == "boolean":
         text = _canonical_booleans(text)
+    elif "int" in column.type and is_text(cells.type):  # codes that training read as whole numbers: 007 is 7
+        text = pc.replace_substring_regex(text, r"^0*(\d+)(\.0*)?$", r"\1")
     codes = pc.index_in(text, value_set=pa.array(column.categories, pa.string()), skip_nulls=True)
     known = _to_numpy(pc.fill_null(codes, column.unknown_code)).astype(np.int64)
     if column.missing_code is not None:
@@ -136,9 +138,9 @@ def text_of(cells: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
         kind = cells.type
     if pa.types.is_floating(kind):
         cells = pc.if_else(pc.is_nan(cells), pa.scalar(None, kind), cells)
-        whole = pc.all(pc.equal(pc.floor(cells), cells)).as_py()
-        if whole is not False and pc.all(pc.less(pc.abs(cells), 2.0**62)).as_py() is not False:
-            cells = pc.cast(cells, pa.int64())
+        whole = pc.and_(pc.equal(pc.floor(cells), cells), pc.less(pc.abs(cells), 2.0**62))  # cell by cell: no batch-mates
+        as_whole = pc.cast(pc.if_else(whole, cells, pa.scalar(0, kind)), pa.int64())
+        return pc.if_else(whole, pc.cast(as_whole, pa.string()), pc.cast(cells, pa.string()))
     return pc.cast(cells, pa.string())
 
 
@@ -158,6 +160,7 @@ def _canonical_booleans(text: pa.Array | pa.ChunkedArray) -> pa.Array | pa.Chunk
 def _parsed(cells: pa.Array | pa.ChunkedArray, name: str) -> npt.NDArray[np.float64]:
     """Numbers that arrived as text (JSON clients, CSV columns that were text elsewhere)."""
     trimmed = pc.utf8_trim_whitespace(pc.cast(cells, pa.string()))
+    trimmed = pc.if_else(pc.equal(trimmed, ""), pa.scalar(None, pa.string()), trimmed)
     try:
         return _to_numpy(pc.cast(trimmed, pa.float64()))
     except pa.ArrowInvalid:
@@ -179,8 +182,8 @@ def first_text_row(text: pa.Array | pa.ChunkedArray) -> int:
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
-    except ValueError:
+        pa.scalar(text, pa.string()).cast(pa.float64())
+    except pa.ArrowInvalid:
         return False
     return True
 

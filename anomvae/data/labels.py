@@ -56,6 +56,7 @@ def read_labels(rows: pa.Table, label: str | None) -> Labels:
         raise SchemaError(f"--label names {label!r}, which is not a column")
     cells = rows.column(label)
     text = pc.utf8_lower(pc.utf8_trim_whitespace(text_of(cells)))
+    text = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
     unknown = np.asarray(pc.is_null(text))
     words = {word for word in pc.unique(text).to_pylist() if word is not None}
     if not words:
@@ -77,7 +78,7 @@ def _normal_words(words: set[str], *, text: bool) -> set[str] | None:
     normal = words & NORMAL_WORDS
     others = words - normal
     if not text:
-        return normal if words <= {"0", "1"} else None
+        return normal if words <= {"0", "1"} or words <= {"false", "true"} else None
     if normal and len(normal) == 1:
         return normal
     return set() if not normal and others <= ANOMALOUS_WORDS else (normal if others <= ANOMALOUS_WORDS else None)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from anomvae.bundle import Column, LeftOut
-from anomvae.data.encoding import BOOLEAN_CATEGORIES, first_text_row, is_text, numbers_of, text_of
+from anomvae.data.encoding import BOOLEAN_CATEGORIES, is_text, numbers_of, text_of
 from anomvae.errors import SchemaError
 
 if TYPE_CHECKING:
@@ -178,9 +178,9 @@ def _is_counter(numbers: npt.NDArray[np.float64], distinct: npt.NDArray[np.float
     n = len(numbers)
     if n < MIN_ROWS_FOR_IDENTIFIER or len(distinct) < n or not np.all(distinct == np.floor(distinct)):
         return False
-    steps = np.diff(numbers)
-    in_order = bool(np.all(steps > 0) or np.all(steps < 0))
-    dense = n / (distinct[-1] - distinct[0] + 1) >= 0.5  # noqa: PLR2004  a measurement this dense would repeat
+    # Compared, not subtracted: differences of unsigned or small integers wrap around.
+    in_order = bool(np.all(numbers[1:] > numbers[:-1]) or np.all(numbers[1:] < numbers[:-1]))
+    dense = n / (float(distinct[-1]) - float(distinct[0]) + 1) >= 0.5  # noqa: PLR2004  a measurement this dense would repeat
     return in_order or dense or ID_NAME.search(name) is not None
 
 
@@ -190,9 +190,9 @@ def _infer_text(cells: pa.ChunkedArray, name: str, rules: SchemaRules) -> Column
     n = len(present)
     if distinct <= 1:
         return "categorical" if rules.keep_constant else LeftOut(name, "constant")
+    _refuse_spoilt_numbers(cells, name, distinct)
     if n >= MIN_ROWS_FOR_IDENTIFIER and distinct == n:
         return LeftOut(name, "a unique identifier: every row has its own", "identifier")
-    _refuse_spoilt_numbers(cells, name, distinct)
     if distinct > MAX_CATEGORIES or (distinct > n / 2 and distinct > 20):  # noqa: PLR2004
         return LeftOut(name, f"text with {distinct:,} different values (declare it `categorical` to keep it)", "identifier")
     return "categorical"
@@ -205,10 +205,12 @@ def _refuse_spoilt_numbers(cells: pa.ChunkedArray, name: str, distinct: int) -> 
     looks = pc.match_substring_regex(pc.utf8_trim_whitespace(cells), r"^[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?$")
     numeric = pc.sum(looks).as_py() or 0
     present = len(cells) - cells.null_count
+    if distinct == present and not pc.any(pc.match_substring_regex(pc.filter(cells, looks), r"\d[.,]\d")).as_py():
+        return  # whole numbers and words, all different: identifiers
     if numeric < present and numeric >= 0.8 * present:
         raise SchemaError(
             f"column {name!r} holds numbers but for {present - numeric:,} cells of text, first at row "
-            f"{first_text_row(cells)}; mend or empty these cells, or leave it out with --drop"
+            f"{pc.index(looks, False).as_py() + 1}; mend or empty these cells, or leave it out with --drop"
         )
 
 
@@ -224,7 +226,8 @@ def _describe(cells: pa.ChunkedArray, name: str, kind: ColumnKind) -> Column:
         code = len(categories) if missing else None
         return Column(name, kind, arrow_type, categories, missing_code=code, missing_share=missing / n)
     origin = _origin(cells) if kind == "date" else None
-    numbers = numbers_of(cells, name, origin)
+    with np.errstate(over="ignore"):  # facts of what the detector sees: float32, beyond it infinite
+        numbers = numbers_of(cells, name, origin).astype(np.float32).astype(np.float64)
     finite = numbers[np.isfinite(numbers)]
     facts: dict[str, float] = {}
     if len(finite):

@@ -114,6 +114,8 @@ def _time_order(cells: pa.ChunkedArray, name: str) -> IntArray:
         pa.types.is_temporal(cells.type) or pa.types.is_integer(cells.type) or pa.types.is_floating(cells.type)
     ):
         raise SchemaError(f"--time names {name!r}, which is {cells.type} and orders nothing; use dates or numbers")
+    if pa.types.is_floating(cells.type) and pc.any(pc.is_nan(cells)).as_py():
+        raise SchemaError(f"--time names {name!r}, which has cells that are not a number; every row needs a time")
     order: IntArray = pc.sort_indices(cells).to_numpy().astype(np.int64)  # stable
     return order
 

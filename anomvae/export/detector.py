@@ -47,7 +47,7 @@ class PValues(nn.Module):
     def forward(self, score: Tensor) -> Tensor:
         """P-values of scores, both of shape ``(n,)``."""
         moved = score - TIE * torch.clamp(score.abs(), min=1.0)
-        moved = torch.where(torch.isnan(score), torch.full_like(score, torch.inf), moved)[:, None]
+        moved = torch.where(torch.isnan(moved), torch.full_like(score, torch.inf), moved)[:, None]  # inf - inf too
         block = (self.first < moved).to(torch.float32).sum(dim=1).to(torch.int64)
         within = (self.blocks.index_select(0, block) < moved).to(torch.float32).sum(dim=1)
         below = torch.clamp(block.to(torch.float32) * self.width + within, max=float(self.rows))

@@ -90,7 +90,10 @@ def check_parity(
     for size in BATCH_SIZES:
         rows = slice(len(numeric) - size, len(numeric))  # the spoilt rows stand last
         feeds = {"numeric": numeric[rows], "categorical": categorical[rows]}
-        found = session.run(list(names), {name: feeds[name] for name in input_names(detector)})
+        try:
+            found = session.run(list(names), {name: feeds[name] for name in input_names(detector)})
+        except Exception as error:  # onnxruntime raises many classes of its own
+            raise ParityError(f"the exported graph refuses a batch of {size} rows ({type(error).__name__})") from error
         with torch.no_grad():
             answers = detector(
                 torch.from_numpy(feeds["numeric"]), torch.from_numpy(feeds["categorical"]), torch.tensor(alarm_rate)

@@ -73,6 +73,6 @@ def antithetic_noise(draws: int, size: int, seed: int = 0) -> Tensor:
     """
     if draws <= 1:
         return torch.zeros(1, size)
-    half = torch.randn((draws + 1) // 2, size, generator=torch.Generator().manual_seed(seed))
+    half = torch.randn(draws // 2, size, generator=torch.Generator().manual_seed(seed))
     half = half * (size / half.square().sum(dim=1, keepdim=True)).sqrt()  # on the typical shell: less variance
-    return torch.cat([half, -half])
+    return torch.cat([half, -half, torch.zeros(draws % 2, size)])

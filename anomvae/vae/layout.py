@@ -67,8 +67,9 @@ def layout_of(columns: Sequence[Column], rows: int, scaling: Scaling = "standard
         low, high = column.low or 0.0, column.high or 0.0
         width = (high - low) if scaling == "unit" else std
         offsets.append(low if scaling == "unit" else mean)
-        tiny = 1e-6 * max(abs(low), abs(high))  # float32 cannot tell such values apart
-        scales.append(width if width > tiny else (tiny if column.std else 1.0) or 1.0)
+        tiny = 1e-6 * max(abs(low), abs(high), 1e-30)  # float32 cannot tell such values apart
+        scale = width if width > tiny else (tiny if column.std else 1.0)
+        scales.append(min(scale, 1e38))  # within float32
     return Layout(
         offset=tuple(offsets),
         scale=tuple(scales),

@@ -165,7 +165,8 @@ class CategoricalLikelihood(nn.Module):
             rows: n rows.
         """
         logits = self._held(logits)
-        log_total = torch.log(torch.exp(logits) @ self.blocks)
+        # Clamped for a column without known values; the least a held logit gives is 2e-9.
+        log_total = torch.log(torch.clamp(torch.exp(logits) @ self.blocks, min=1e-30))
         chosen = (rows.onehot * logits) @ self.blocks
         return rows.known * (log_total - chosen + self.cost_known) + rows.unknown * self.cost_unknown
 

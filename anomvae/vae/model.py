@@ -105,4 +105,6 @@ class TableVAE(nn.Module):
         if not self.layout.c:
             return decoded.logits.new_zeros((decoded.logits.shape[1], 0), dtype=torch.int64)
         columns = torch.split(decoded.logits[0], list(self.layout.cardinalities), dim=1)
-        return torch.stack([column.argmax(dim=1) for column in columns], dim=1)
+        # `shape`, not `len`: the exporter would take a length for a constant.
+        none = decoded.logits.new_zeros(decoded.logits.shape[1], dtype=torch.int64)  # training saw only missing cells
+        return torch.stack([column.argmax(dim=1) if column.shape[1] else none for column in columns], dim=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -54,12 +55,12 @@ class ModelSettings:
             raise SettingError("model.layers must be widths of at least 1, for example [64, 64]")
         if self.latent is not None and self.latent < 1:
             raise SettingError("model.latent must be at least 1")
-        if self.beta is not None and self.beta < 0:
-            raise SettingError("model.beta must not be negative")
+        if self.beta is not None and not 0.0 <= self.beta < math.inf:
+            raise SettingError("model.beta must be a number, not negative")
         if self.beta and not self.is_variational:
             raise SettingError(f"model.beta weighs the KL of a VAE; model.kind {self.kind!r} has none")
-        if self.input_noise is not None and self.input_noise < 0:
-            raise SettingError("model.input_noise must not be negative")
+        if self.input_noise is not None and not 0.0 <= self.input_noise < math.inf:
+            raise SettingError("model.input_noise must be a number, not negative")
         if not 0.0 <= self.mask_rate < 1.0:
             raise SettingError("model.mask_rate must be in [0, 1)")
         if not 1 <= self.score_draws <= 256:  # noqa: PLR2004

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from anomvae.errors import BundleError
+from anomvae.errors import BundleError, SettingError
 from anomvae.vae.layout import Layout
 from anomvae.vae.model import TableVAE
 from anomvae.vae.settings import ModelSettings
@@ -38,7 +38,7 @@ def from_files(weights: bytes, config: str) -> TableVAE:
         layout = Layout(**{field.name: _as_tuple(parts["layout"][field.name]) for field in fields(Layout)})
         model = TableVAE(layout, settings)
         model.load_state_dict(load_tensors(weights))
-    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, SettingError, SafetensorError) as error:
         raise BundleError("weights.safetensors and config.json are damaged or do not belong together") from error
     return model.eval()
 

@@ -1,0 +1,58 @@
+# The front door. Every target says what it does as it goes; `make` alone lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready-dev
+BENCH_STAMP := $(VENV)/.ready-bench
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.PHONY: help setup demo test test-scoring check format docs bench accuracy clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "setting up $(VENV) (Python packages, a minute or two)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+$(BENCH_STAMP): $(STAMP)
+	@echo "adding the peers that benchmarks compare with"
+	@$(PIP) --editable '.[dev,bench]'
+	@touch $@
+
+setup: $(STAMP)  ## make the virtual environment
+
+demo: $(STAMP)  ## fit, calibrate, register, export and score on real data, start to end
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash pipelines/demo.sh
+
+test: $(STAMP) test-scoring  ## run every test, in parallel
+	@echo "running the tests"
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -q
+
+test-scoring: $(STAMP)  ## score in a virtual environment that holds the core packages only: no torch, no pandas, no mlflow
+	@bash tests/scoring_only.sh
+
+check: $(STAMP)  ## ruff, mypy --strict, import contracts, docs drift
+	@echo "ruff"; $(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@echo "mypy --strict"; $(BIN)/mypy
+	@echo "import contracts"; $(BIN)/lint-imports
+	@echo "docs drift"; $(BIN)/python -m pipelines.reference --check
+
+format: $(STAMP)  ## let ruff format and mend what it can
+	@$(BIN)/ruff check --fix-only . ; $(BIN)/ruff format .
+
+docs: $(STAMP)  ## write docs/reference.md from the code
+	@$(BIN)/python -m pipelines.reference
+
+bench: $(BENCH_STAMP)  ## measure training and scoring beside peers, into docs/performance.md
+	@$(BIN)/python -m pipelines.bench
+
+accuracy: $(STAMP)  ## measure ranking and false alarms on real tables, into docs/accuracy.md
+	@$(BIN)/python -m pipelines.accuracy
+
+clean:  ## remove what demo and tests leave
+	@rm -rf demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,202 @@
+"""Rows of a CSV file: read whole to find out its types, or streamed with known ones."""
+
+from __future__ import annotations
+
+import csv
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+
+from anomvae.data.csv_cells import CellReader, Writing, best_of, is_date, votes_of, writing_of
+from anomvae.data.csv_dialect import data_rows, sniff_csv
+from anomvae.data.source import BATCH_ROWS, damage_reported, file_digest, sliced, wanted
+from anomvae.data.text_cells import MISSING_WORDS, Mark, clean, number_evidence
+from anomvae.errors import DataFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from anomvae.data.csv_dialect import TextFile
+
+_BLOCK_BYTES = 1 << 20
+"""Text read at a time; also the evidence on which a stream's decimal marks are decided."""
+
+
+class _UnparsedNumberError(Exception):
+    """pyarrow met a number column's cell that it cannot parse by itself."""
+
+
+class CsvSource:
+    """Rows of one CSV file.
+
+    Without `types` they are inferred from all of the file, which is then held in memory. With them the file is
+    streamed, and columns that `types` does not name stay text.
+
+    Args:
+        file: The text.
+        types: Arrow type by column name.
+
+    Raises:
+        DataFileError: There is no header, or a quote never closes.
+        SchemaError: A column name appears twice.
+    """
+
+    def __init__(self, file: TextFile, types: Mapping[str, pa.DataType] | None) -> None:
+        self.name = file.name
+        self._file = file
+        self._types = types
+        self._dialect = sniff_csv(file)
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """Column names and Arrow types."""
+        if self._types is None:
+            return self._inferred.schema
+        names = [name for name in self._dialect.names if name not in self._dialect.spare or name in self._types]
+        return pa.schema([(name, self._types.get(name, pa.string())) for name in names])
+
+    @property
+    def n_rows(self) -> int | None:
+        """Number of rows, where they have been read."""
+        return self._inferred.num_rows if "_inferred" in self.__dict__ else None
+
+    def batches(self, columns: Sequence[str] | None = None, batch_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+        """See `RowSource`."""
+        names = wanted(self.schema, columns)
+        if self._types is None:
+            yield from self._inferred.select(names).to_batches(max_chunksize=batch_rows)
+            return
+        for batch in self._typed(names or self.schema.names[:1]):
+            yield from sliced(batch.select(names), batch_rows)
+
+    def table(self) -> pa.Table:
+        """All rows at once."""
+        return self._inferred if self._types is None else pa.Table.from_batches(self.batches(), schema=self.schema)
+
+    def digest(self) -> str:
+        """sha256 of the file."""
+        return file_digest(self._file.path)
+
+    def _typed(self, names: list[str]) -> Iterator[pa.RecordBatch]:
+        """Blocks in the wanted types: numbers parsed by pyarrow as far as it goes, then cell by cell."""
+        reader = CellReader(self.schema, self._writing, self.name)
+        n_done = 0
+        try:
+            for batch in self._stream(names, self._writing.direct, self._writing.decimal_point):
+                yield reader.read(batch, n_done)
+                n_done += batch.num_rows
+        except _UnparsedNumberError:
+            n_seen = 0
+            for batch in self._stream(names):
+                n_known = min(batch.num_rows, max(0, n_done - n_seen))
+                if n_known < batch.num_rows:
+                    yield reader.read(batch.slice(n_known), n_seen + n_known)
+                n_seen += batch.num_rows
+
+    @cached_property
+    def _writing(self) -> Writing:
+        types = {
+            field.name: field.type for field in self.schema if pa.types.is_floating(field.type) or is_date(field.type)
+        }
+        empty = pa.schema([(name, pa.string()) for name in types]).empty_table()
+        sample = next(self._stream(list(types)), empty) if types else empty
+        return writing_of(sample, types, self._dialect.delimiter)
+
+    @cached_property
+    def _inferred(self) -> pa.Table:
+        """The whole table, every column of the narrowest type that holds all of its cells."""
+        table = self._whole()
+        for name in self._dialect.spare:
+            if table.column(name).null_count == table.num_rows:
+                table = table.drop_columns([name])
+        text = {field.name: clean(table.column(field.name)) for field in table.schema if pa.types.is_string(field.type)}
+        found = {name: number_evidence(cells) for name, cells in text.items()}
+        fractions = [field.name for field in table.schema if pa.types.is_floating(field.type)]
+        votes = votes_of(found)
+        if fractions and "," in votes:  # then 1.234 in another column may be a thousand and more
+            again = self._whole(fractions)
+            text |= {name: clean(again.column(name)) for name in fractions}
+            found |= {name: number_evidence(text[name]) for name in fractions}
+            votes = votes_of(found)
+        elif fractions:
+            votes.add(".")
+        columns = dict(zip(table.schema.names, table.columns, strict=True))
+        for name, cells in text.items():
+            columns[name] = best_of(cells, found[name].settle(votes, self._dialect.delimiter))
+        return pa.table(columns)
+
+    def _whole(self, as_text: Sequence[str] | None = None) -> pa.Table:
+        """All rows: all columns with inferred types, or some as text."""
+        names = self._dialect.names if as_text is None else as_text
+        if not self._dialect.has_rows:
+            return pa.schema([(name, pa.string()) for name in names]).empty_table()
+        types = None if as_text is None else dict.fromkeys(as_text, pa.string())
+        with self._explained(), self._file.open() as stream:
+            return pacsv.read_csv(stream, **self._options(names, types))
+
+    def _stream(
+        self, names: Sequence[str], numbers: frozenset[str] = frozenset(), decimal_point: Mark = "."
+    ) -> Iterator[pa.RecordBatch]:
+        """Blocks of rows: text, but for the columns in `numbers`."""
+        if not self._dialect.has_rows:
+            return
+        types = {name: pa.float64() if name in numbers else pa.string() for name in names}
+        with self._explained(), self._file.open() as stream:
+            yield from pacsv.open_csv(stream, **self._options(names, types, decimal_point))
+
+    def _options(
+        self, names: Sequence[str], types: Mapping[str, pa.DataType] | None, decimal_point: Mark = "."
+    ) -> dict[str, object]:
+        dialect = self._dialect
+        block_bytes = max(_BLOCK_BYTES, 16 * len("".join(dialect.names)))
+        return {
+            "read_options": pacsv.ReadOptions(
+                column_names=dialect.names, skip_rows=dialect.header_lines, block_size=block_bytes
+            ),
+            "parse_options": pacsv.ParseOptions(
+                delimiter=dialect.delimiter,
+                newlines_in_values=self._file.n_quotes > 0,
+                invalid_row_handler=lambda row: "error" if row.text.strip(dialect.delimiter + " \t\r\n") else "skip",
+            ),
+            "convert_options": pacsv.ConvertOptions(
+                column_types=types,
+                include_columns=list(names),
+                decimal_point=decimal_point,
+                null_values=MISSING_WORDS,
+                strings_can_be_null=True,
+            ),
+        }
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turns what pyarrow says, which quotes cells, into a sentence that does not."""
+        with damage_reported(self.name, "CSV"):
+            try:
+                yield
+            except pa.ArrowInvalid as error:
+                if "CSV conversion error" in str(error):
+                    raise _UnparsedNumberError from None
+                if "columns, got" in str(error):
+                    raise self._ragged() from None
+                if "straddling" in str(error):
+                    message = (
+                        f"{self.name} holds a row of several megabytes, or a quote that never closes; mend that row"
+                    )
+                    raise DataFileError(message) from None
+                raise
+
+    def _ragged(self) -> DataFileError:
+        expected = len(self._dialect.names)
+        try:
+            for number, row in enumerate(data_rows(self._file, self._dialect.delimiter), start=1):
+                if len(row) != expected:
+                    return DataFileError(
+                        f"row {number} of {self.name} has {len(row)} cells where the header has {expected}; "
+                        "mend that row, or quote the cells that hold a delimiter"
+                    )
+        except csv.Error:
+            pass
+        return DataFileError(f"{self.name} has rows with more or fewer cells than its header's {expected}; mend them")

@@ -1,0 +1,1 @@
+"""Scheduled jobs and measurements, as short lists of calls."""
