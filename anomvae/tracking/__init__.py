@@ -1,0 +1,1 @@
+"""MLflow: runs, models, the registry and its aliases. Only this package imports MLflow."""

@@ -1,0 +1,104 @@
+"""What MLflow should know of a detector's rows: a signature and an example, both made from the manifest alone."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+from mlflow.types.schema import AnyType, Array, Object, Property
+
+from anomvae.tracking.pyfunc import DEFAULT_TOP
+
+if TYPE_CHECKING:
+    from anomvae.bundle import Column, Manifest
+
+_ANY = AnyType()  # type: ignore[no-untyped-call]  # MLflow leaves this constructor untyped
+OUTPUTS = ("score", "p_value", "reconstruction_error", "p_value_reconstruction")
+"""Columns of numbers in the answers, in order."""
+
+
+def make_signature(manifest: Manifest) -> ModelSignature:
+    """The signature of the detector as a `python_function`.
+
+    All inputs are optional, since a cell may be missing. MLflow refuses whole numbers for `double`, 0/1 for
+    `boolean` and pandas categories for `string`; such columns are therefore of its type `any`, and the scorer judges
+    them.
+
+    Args:
+        manifest: The bundle's manifest.
+    """
+    inputs: list[ColSpec | TensorSpec] = [
+        ColSpec(_input_type(column), column.name, required=False) for column in manifest.columns
+    ]
+    inputs += [ColSpec(_ANY, name, required=False) for name in manifest.carried]
+    outputs: list[ColSpec | TensorSpec] = [
+        *(ColSpec(_ANY, name, required=False) for name in manifest.carried),
+        *(ColSpec(DataType.double, name) for name in OUTPUTS),
+        ColSpec(DataType.boolean, "alarm"),
+        ColSpec(Array(_reason_type(manifest)), "reasons"),
+    ]
+    params = ParamSchema(
+        [
+            ParamSpec("top", DataType.integer, DEFAULT_TOP),
+            ParamSpec("alarm_rate", DataType.double, manifest.calibration.alarm_rate),
+        ]
+    )
+    return ModelSignature(Schema(inputs), Schema(outputs), params)
+
+
+def make_example(manifest: Manifest) -> pd.DataFrame:
+    """One made-up row: means, and the first category of each; never a row of the data.
+
+    Args:
+        manifest: The bundle's manifest.
+
+    Returns:
+        A frame of one row with the scored columns.
+    """
+    return pd.DataFrame({column.name: [_example_cell(column)] for column in manifest.columns})
+
+
+def _input_type(column: Column) -> DataType | AnyType:
+    textual = column.type in ("string", "large_string", "string_view")
+    if column.kind == "numeric" and column.type in ("float", "double", "halffloat", "float32", "float64"):
+        return DataType.double
+    if column.kind == "date" and column.type.startswith(("timestamp", "date")) and "tz=" not in column.type:
+        return DataType.datetime
+    if column.kind == "categorical" and textual:
+        return DataType.string
+    return _ANY
+
+
+def _reason_type(manifest: Manifest) -> Object:
+    cell = DataType.string if manifest.categorical else DataType.double
+    return Object(
+        [
+            Property("column", DataType.string),
+            Property("contribution", DataType.double),
+            Property("value", cell, required=False),
+            Property("expected", cell, required=False),
+        ]
+    )
+
+
+def _example_cell(column: Column) -> float | int | bool | str | dt.datetime | None:
+    if column.kind == "date":
+        return _middle_day(column)
+    if column.kind == "numeric":
+        mean = column.mean if column.mean is not None else 0.0
+        return round(mean) if column.type.startswith(("int", "uint")) else mean
+    if column.kind == "boolean" and column.type == "bool":
+        return True
+    first = column.categories[0] if column.categories else None
+    return int(first) if first is not None and column.type.startswith(("int", "uint")) else first
+
+
+def _middle_day(column: Column) -> dt.datetime | str | None:
+    if column.origin is None:
+        return None
+    day = dt.datetime.fromisoformat(column.origin) + dt.timedelta(days=column.mean or 0.0)
+    day = day.replace(microsecond=0)
+    return day.replace(tzinfo=None) if isinstance(_input_type(column), DataType) else day.isoformat()
