@@ -205,7 +205,13 @@ def find_bundle(ref: str, *, tracking_uri: str | None = None) -> Bundle:
         raise ModelReferenceError(f"there is no bundle at {ref}; name a bundle's folder, or a registered model")
     try:
         from anomvae.tracking.registry import resolve
+        from anomvae.tracking.uri import choose_tracking_uri, sqlite_path
     except ImportError as error:
         raise MissingExtraError(f"there is no folder {ref!r}, and asking the registry for it", "mlflow") from error
+    database = sqlite_path(choose_tracking_uri(tracking_uri))
+    if database is not None and not database.exists():
+        raise ModelReferenceError(
+            f"there is no folder {ref!r}, and no registry at {database} that may know such a model; name a bundle's folder, "
+            "or the registry with --tracking-uri"
+        )
     return read_bundle(resolve(ref, tracking_uri=tracking_uri).folder)
-
