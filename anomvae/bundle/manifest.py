@@ -34,8 +34,8 @@ class Column:
         missing_share: Share of missing cells in training, 0 to 1.
         low: Smallest finite value in training, raw units (numbers and dates).
         high: Largest finite value in training, raw units.
-        mean: Mean in training, raw units.
-        std: Standard deviation in training, raw units.
+        mean: Mean in training, raw units; values far out are drawn in to 20 interquartile ranges from the median first.
+        std: Standard deviation in training, raw units, likewise.
         origin: Dates only: ISO instant from which days are counted.
     """
 

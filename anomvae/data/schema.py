@@ -25,6 +25,8 @@ Declared = Literal["numeric", "date", "boolean", "categorical", "omit"]
 MAX_CATEGORIES = 200
 """A text column with more different values is no category unless declared."""
 MIN_ROWS_FOR_IDENTIFIER = 10
+FENCE = 20.0
+"""Numbers further from the median than this many interquartile ranges do not set a column's scale."""
 ID_NAME = re.compile(r"(^|[\s_\-.])(u?u?id|udi|key|index|serial|row|no|nr|number)$|^id[\s_\-.]|Id$", re.IGNORECASE)
 
 
@@ -231,11 +233,12 @@ def _describe(cells: pa.ChunkedArray, name: str, kind: ColumnKind) -> Column:
     finite = numbers[np.isfinite(numbers)]
     facts: dict[str, float] = {}
     if len(finite):
+        usual = _drawn_in(finite)
         facts = {
             "low": float(finite.min()),
             "high": float(finite.max()),
-            "mean": float(finite.mean()),
-            "std": float(finite.std()),
+            "mean": float(usual.mean()),
+            "std": float(usual.std()),
         }
     return Column(
         name,
@@ -246,6 +249,13 @@ def _describe(cells: pa.ChunkedArray, name: str, kind: ColumnKind) -> Column:
         origin=origin,
         **facts,
     )
+
+
+def _drawn_in(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Numbers with those far out moved to a fence: a few typing errors must not set a column's scale."""
+    quarter, median, three_quarters = np.quantile(numbers, [0.25, 0.5, 0.75])
+    reach = FENCE * (three_quarters - quarter)
+    return np.clip(numbers, median - reach, median + reach) if reach > 0 else numbers
 
 
 def _origin(cells: pa.ChunkedArray) -> str:

@@ -153,6 +153,8 @@ def _warnings(
     calibration = manifest.calibration
     if history.stopped == "interrupted":
         found.append("Training was interrupted; the best weights up to then were kept.")
+    if history.stopped == "diverged":
+        found.append("Training diverged; the best weights up to then were kept. Ask for a lower training.learning_rate.")
     if len(nats) and not (nats > ACTIVE_NATS).any():
         found.append(
             "Posterior collapse: no latent dimension carries information, so the detector sees columns one by one and no "

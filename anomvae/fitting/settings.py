@@ -6,7 +6,7 @@ import difflib
 import re
 import tomllib
 import types
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from anomvae.calibration.conformal import check_alarm_rate
@@ -103,18 +103,22 @@ def settings_from_toml(path: Path, overrides: Mapping[str, Any] | None = None) -
 def settings_from(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, where: str = "settings") -> FitSettings:
     """Settings of a mapping; see :func:`settings_from_toml`."""
     merged: dict[str, Any] = dict(raw)
-    training = dict(merged.get("training", {}))
     for name, value in (overrides or {}).items():
         if value is None or value == ():
             continue
         if name in ("seed", "device"):
-            training[name] = value
-        elif name == "columns":
-            merged[name] = {**merged.get("columns", {}), **value}
+            merged["training"] = {**_fields(merged.get("training", {})), name: value}
+        elif name in ("columns", "model", "training"):
+            merged[name] = {**_fields(merged.get(name, {})), **_fields(value)}
         else:
             merged[name] = value
-    merged["training"] = training
-    return _build(FitSettings, merged, where, "")
+    settings: FitSettings = _build(FitSettings, merged, where, "")
+    return settings
+
+
+def _fields(value: Any) -> Any:
+    """A table of settings, or settings as a table."""
+    return asdict(value) if isinstance(value, ModelSettings | TrainingSettings) else value
 
 
 def _build(kind: type[Any], raw: Mapping[str, Any], where: str, prefix: str) -> Any:
