@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from anomvae.bundle import Bundle, read_bundle, write_bundle
 from anomvae.data.encoding import encode
@@ -18,6 +17,7 @@ from anomvae.scoring.reasons import natural_reasons
 if TYPE_CHECKING:
     import numpy.typing as npt
     import pandas as pd
+    import pyarrow as pa
 
     from anomvae.bundle import Manifest
     from anomvae.vae.model import TableVAE
@@ -74,7 +74,7 @@ class Detector:
         except ImportError as error:
             raise MissingExtraError("Detector.score returns a pandas frame and", "train") from error
         table = self.score_arrow(open_rows(rows).table(), top=top, alarm_rate=alarm_rate)
-        frame = table.drop_columns(["reasons"]).to_pandas()
+        frame: pd.DataFrame = table.drop_columns(["reasons"]).to_pandas()
         natural = natural_reasons(self.manifest)
         frame["reasons"] = pd.Series([natural(reasons) for reasons in table["reasons"].to_pylist()], dtype=object)
         index = getattr(rows, "index", None)
@@ -201,7 +201,7 @@ def find_bundle(ref: str, *, tracking_uri: str | None = None) -> Bundle:
     path = Path(ref).expanduser()
     if path.is_dir():
         return read_bundle(path)
-    if path.exists() or ref.startswith((".", "/", "~")) or ref.count("/") > 1 and ":" not in ref:
+    if path.exists() or ref.startswith((".", "/", "~")) or (ref.count("/") > 1 and ":" not in ref):
         raise ModelReferenceError(f"there is no bundle at {ref}; name a bundle's folder, or a registered model")
     try:
         from anomvae.tracking.registry import resolve

@@ -37,9 +37,9 @@ def sensor_rows(n: int, seed: int = 0) -> npt.NDArray[np.float32]:
     draw = np.random.default_rng(seed)
     causes, mixing = draw.normal(size=(n, 6)).astype(np.float32), draw.normal(size=(6, COLUMNS)).astype(np.float32)
     bent = np.tanh(causes @ mixing) + 0.3 * draw.standard_normal((n, COLUMNS), dtype=np.float32)
-    scaled: npt.NDArray[np.float32] = (bent * np.exp(draw.normal(size=COLUMNS)) + 10 * draw.normal(size=COLUMNS)).astype(
-        np.float32
-    )
+    scaled: npt.NDArray[np.float32] = (
+        bent * np.exp(draw.normal(size=COLUMNS)) + 10 * draw.normal(size=COLUMNS)
+    ).astype(np.float32)
     return scaled
 
 
@@ -193,7 +193,9 @@ def scoring_rates(data: Path, folder: Path) -> dict[str, Any]:
     best = max(found["alone"], key=lambda chunk: found["alone"][chunk])
     rounds = [(_rate(product, 1), _rate(alone(1, best), 8), _rate(side_by_side, 8)) for _ in range(5)]
     found["best_chunk"] = best
-    found["product"], found["again"], found["side_by_side"] = (float(np.median(column)) for column in zip(*rounds, strict=True))
+    found["product"], found["again"], found["side_by_side"] = (
+        float(np.median(column)) for column in zip(*rounds, strict=True)
+    )
     found["ratio_one_thread"] = float(np.median([mine / theirs for mine, theirs, _ in rounds]))
     found["ratio_all_cores"] = float(np.median([mine / theirs for mine, _, theirs in rounds]))
     found["ratio_default"] = found["product"] / max(found["default"].values())
@@ -310,7 +312,9 @@ def main() -> None:
             facts[name] = measure()
             print(f"{name}: {facts[name]}", flush=True)
     PAGE.write_text(page(facts))
-    print(f"wrote {PAGE} (peak of the benchmark itself {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB)")
+    print(
+        f"wrote {PAGE} (peak of the benchmark itself {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB)"
+    )
 
 
 if __name__ == "__main__":

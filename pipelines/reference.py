@@ -81,7 +81,11 @@ def _walk(command: Any, name: str) -> list[tuple[str, Any]]:
 def _option(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
         return f"| `{parameter.metavar or parameter.name.upper()}` | {_cell(parameter.help or '')} |"
-    default = "" if parameter.default in (None, False, ()) or callable(parameter.default) else f" Default: {parameter.default}."
+    default = (
+        ""
+        if parameter.default in (None, False, ()) or callable(parameter.default)
+        else f" Default: {parameter.default}."
+    )
     return f"| {', '.join(f'`{name}`' for name in parameter.opts)} | {_cell(parameter.help or '')}{default} |"
 
 

@@ -89,7 +89,7 @@ class Job:
             raise SettingError(f"the job {path} is no TOML: {error}") from None
         unknown = raw.keys() - {"data", "fit", "out", "evaluation", "label", "tracking_uri", "promote"}
         if unknown:
-            raise SettingError(f"{path}: there is no setting {sorted(unknown)[0]!r}")
+            raise SettingError(f"{path}: there is no setting {min(unknown)!r}")
         if not isinstance(raw.get("data"), str):
             raise SettingError(f"{path}: `data` must name what to learn from")
         if raw.get("promote", "better") not in PROMOTE:
@@ -146,7 +146,9 @@ def run(job: Job) -> Outcome:
     for warning in result.warnings:
         outcome.tell(f"warning: {warning}")
     calibration = result.bundle.manifest.calibration
-    outcome.tell(f"fit: {result.history.steps:,} steps, calibrated on {calibration.rows:,} rows, parity {result.parity:.1e}")
+    outcome.tell(
+        f"fit: {result.history.steps:,} steps, calibrated on {calibration.rows:,} rows, parity {result.parity:.1e}"
+    )
     logged = log_bundle(result.bundle, tracking_uri=job.tracking_uri)
     outcome.tell(f"register: {logged.model_name} version {logged.version}")
     if champion is None:
@@ -188,10 +190,13 @@ def _is_fitted_already(job: Job, champion: Bundle, digest: str) -> bool:
 def _compare(job: Job, candidate: Bundle, champion: Bundle) -> tuple[bool, str]:
     """Whether the candidate does at least as well as the champion on the same labelled rows, and a sentence."""
     if job.evaluation is None or job.label is None:
-        return False, "no labelled rows to compare on; set `evaluation` and `label`, or promote = \"always\""
+        return False, 'no labelled rows to compare on; set `evaluation` and `label`, or promote = "always"'
     names = [{column.name for column in bundle.manifest.columns} for bundle in (candidate, champion)]
     if names[0] != names[1]:
-        return False, f"the columns differ from the champion's in {len(names[0] ^ names[1])}; promote it by hand if that is meant"
+        return (
+            False,
+            f"the columns differ from the champion's in {len(names[0] ^ names[1])}; promote it by hand if that is meant",
+        )
     new, old = (_evaluate(job.evaluation, job.label, bundle) for bundle in (candidate, champion))
     told = (
         f"average precision {new.average_precision:.4f} against the champion's {old.average_precision:.4f}, false alarms "

@@ -41,15 +41,17 @@ def p_values(scores: FloatArray, calibration: FloatArray) -> npt.NDArray[np.floa
     """
     table = np.sort(np.asarray(calibration, dtype=np.float32))
     at_least = len(table) - np.searchsorted(table, lowered(scores), side="left")
-    return (1.0 + at_least) / (len(table) + 1.0)
+    shares: npt.NDArray[np.float64] = (1.0 + at_least.astype(np.float64)) / (len(table) + 1.0)
+    return shares
 
 
 def lowered(scores: FloatArray) -> npt.NDArray[np.float32]:
     """Scores less the tie tolerance; all arithmetic in float32, as the graph does it. NaN becomes infinity."""
     exact = np.asarray(scores, dtype=np.float32)
     with np.errstate(invalid="ignore"):  # inf - inf
-        moved: npt.NDArray[np.float32] = exact - np.float32(TIE) * np.maximum(np.float32(1.0), np.abs(exact))
-    return np.where(np.isnan(exact), np.float32(np.inf), np.where(np.isinf(exact), exact, moved))
+        moved = exact - np.float32(TIE) * np.maximum(np.float32(1.0), np.abs(exact))
+    finite = np.where(np.isinf(exact), exact, moved)
+    return np.where(np.isnan(exact), np.float32(np.inf), finite).astype(np.float32)
 
 
 def threshold(calibration: FloatArray, alarm_rate: float) -> float:
@@ -84,7 +86,9 @@ def check_alarm_rate(alarm_rate: float) -> None:
         SettingError: Not above 0 and below 1.
     """
     if not 0.0 < alarm_rate < 1.0:
-        raise SettingError(f"the alarm rate is {alarm_rate:g}; it is a share of rows, above 0 and below 1 (0.01 is 1 %)")
+        raise SettingError(
+            f"the alarm rate is {alarm_rate:g}; it is a share of rows, above 0 and below 1 (0.01 is 1 %)"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,5 +124,6 @@ class ScoreTable:
         moved = lowered(scores)[:, None]
         block = (self.first[None, :] < moved).sum(axis=1)
         below = block * self.blocks.shape[1] + (self.blocks[block] < moved).sum(axis=1)
-        below = np.minimum(below, self.rows)
-        return (1.0 + self.rows - below) / (self.rows + 1.0)
+        above = self.rows - np.minimum(below, self.rows)
+        shares: npt.NDArray[np.float64] = (1.0 + above.astype(np.float64)) / (self.rows + 1.0)
+        return shares

@@ -73,5 +73,7 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001  the last resort, which must not echo data
         if debug:
             traceback.print_exc()
-        complain(f"an error of anomvae itself ({type(error).__name__}); run again with --debug and report what it prints")
+        complain(
+            f"an error of anomvae itself ({type(error).__name__}); run again with --debug and report what it prints"
+        )
         sys.exit(1)

@@ -16,7 +16,9 @@ def check(
     data: Data,
     alarm_rate: Annotated[float, typer.Option("--alarm-rate", help="Share of normal rows that may alarm.")] = 0.01,
     label: Label = None,
-    drop: Annotated[list[str] | None, typer.Option("--drop", help="Column to leave out; repeat it for more.", show_default=False)] = None,
+    drop: Annotated[
+        list[str] | None, typer.Option("--drop", help="Column to leave out; repeat it for more.", show_default=False)
+    ] = None,
     time: Annotated[str | None, typer.Option("--time", help="Column that orders the rows.", show_default=False)] = None,
     by: Annotated[str | None, typer.Option("--by", help="Column that groups the rows.", show_default=False)] = None,
 ) -> None:

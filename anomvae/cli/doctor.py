@@ -77,7 +77,7 @@ def _providers() -> list[tuple[str, str]]:
 
 
 def _identity_graph() -> bytes:
-    """y = x as an ONNX file, written by hand: doctor must run where the package onnx is not installed."""
+    """Y = x as an ONNX file, written by hand: doctor must run where the package onnx is not installed."""
 
     def field(number: int, payload: bytes | int) -> bytes:
         if isinstance(payload, int):

@@ -40,10 +40,8 @@ def evaluate(
     labels = read_labels(rows, label)
     labelled = ~labels.unknown
     answers = scorer.score(rows.select(scorer.needed_columns(rows.schema.names)), top=0, alarm_rate=alarm_rate)
-    score, error, alarm = (
-        answers[name].to_numpy()[labelled] for name in ("score", "reconstruction_error", "alarm")
-    )
-    found = evaluation.evaluate(score, error, alarm.astype(bool), labels.anomalous[labelled], rate)
+    score, distance, alarm = (answers[name].to_numpy()[labelled] for name in ("score", "reconstruction_error", "alarm"))
+    found = evaluation.evaluate(score, distance, alarm.astype(bool), labels.anomalous[labelled], rate)
     if as_json:
         typer.echo(json.dumps(found.as_metrics(), indent=2))
         return
@@ -54,12 +52,21 @@ def evaluate(
     ]
     decisions = [
         ("anomalies that alarm", f"{found.recall:.2%}", f"{found.recall_low:.2%} to {found.recall_high:.2%}"),
-        ("normal rows that alarm", f"{found.false_alarm_rate:.2%}", f"{found.false_alarm_low:.2%} to {found.false_alarm_high:.2%}"),
+        (
+            "normal rows that alarm",
+            f"{found.false_alarm_rate:.2%}",
+            f"{found.false_alarm_low:.2%} to {found.false_alarm_high:.2%}",
+        ),
         ("alarms that are anomalies", f"{found.precision:.2%}", ""),
     ]
     console = out()
     console.print(f"{found.rows:,} rows: {found.anomalies:,} anomalies, {normal:,} normal")
     console.print(table("ranking", ("by", "AUROC", "average precision"), ranking, right=("AUROC", "average precision")))
     console.print(
-        table(f"verdicts at a stated rate of {rate:.2%}", ("share of", "found", "95 % interval"), decisions, right=("found",))
+        table(
+            f"verdicts at a stated rate of {rate:.2%}",
+            ("share of", "found", "95 % interval"),
+            decisions,
+            right=("found",),
+        )
     )

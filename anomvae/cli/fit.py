@@ -12,7 +12,7 @@ from anomvae.cli.options import Data, Label, TrackingUri
 from anomvae.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from anomvae.fitting import FitResult, FitSettings
+    from anomvae.fitting import FitResult
     from anomvae.fitting.preparation import PreparedData
 
 SHOWN_CATEGORIES = 6
@@ -20,24 +20,44 @@ SHOWN_CATEGORIES = 6
 
 def fit(
     data: Data,
-    name: Annotated[str | None, typer.Option("--name", help="Name of the model; default: detector.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the model; default: detector.", show_default=False)
+    ] = None,
     alarm_rate: Annotated[
         float | None,
         typer.Option("--alarm-rate", help="Share of normal rows that may alarm; default: 0.01.", show_default=False),
     ] = None,
     label: Label = None,
-    drop: Annotated[list[str] | None, typer.Option("--drop", help="Column to leave out; repeat it for more.", show_default=False)] = None,
-    time: Annotated[str | None, typer.Option("--time", help="Column that orders the rows: the latest calibrate.", show_default=False)] = None,
-    by: Annotated[str | None, typer.Option("--by", help="Column that groups the rows: groups stay whole.", show_default=False)] = None,
-    categorical: Annotated[
-        list[str] | None, typer.Option("--categorical", help="Column whose numbers are codes; repeat it for more.", show_default=False)
+    drop: Annotated[
+        list[str] | None, typer.Option("--drop", help="Column to leave out; repeat it for more.", show_default=False)
     ] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="TOML file of settings; flags overrule it.", show_default=False)] = None,
-    out_folder: Annotated[Path | None, typer.Option("--out", help="Folder for the bundle; default: models/NAME.", show_default=False)] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Seed of every draw; default: 0.", show_default=False)] = None,
-    device: Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda; default: auto.", show_default=False)] = None,
+    time: Annotated[
+        str | None,
+        typer.Option("--time", help="Column that orders the rows: the latest calibrate.", show_default=False),
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option("--by", help="Column that groups the rows: groups stay whole.", show_default=False)
+    ] = None,
+    categorical: Annotated[
+        list[str] | None,
+        typer.Option("--categorical", help="Column whose numbers are codes; repeat it for more.", show_default=False),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML file of settings; flags overrule it.", show_default=False)
+    ] = None,
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the bundle; default: models/NAME.", show_default=False)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Seed of every draw; default: 0.", show_default=False)
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="auto, cpu or cuda; default: auto.", show_default=False)
+    ] = None,
     tracking_uri: TrackingUri = None,
-    no_track: Annotated[bool, typer.Option("--no-track", help="Write the bundle only; log and register nothing.")] = False,
+    no_track: Annotated[
+        bool, typer.Option("--no-track", help="Write the bundle only; log and register nothing.")
+    ] = False,
 ) -> None:
     """Fit a detector on normal rows, calibrate it, export it to ONNX, log and register it."""
     try:
@@ -56,14 +76,14 @@ def fit(
         "by": by,
         "seed": seed,
         "device": device,
-        "columns": {column: "categorical" for column in categorical} if categorical else None,
+        "columns": dict.fromkeys(categorical, "categorical") if categorical else None,
     }
     settings = settings_from_toml(config, overrides) if config else settings_from({}, overrides)
     folder = out_folder or Path("models") / settings.name
     with TrainingProgress() as progress:
         result = fit_bundle(data, settings, folder, hooks=[progress], on_prepared=_show_data)
-    _show_result(result, settings)
-    reference = str(folder) if no_track else _track(result, folder, settings, tracking_uri)
+    _show_result(result)
+    reference = str(folder) if no_track else _track(result, folder, tracking_uri)
     _show_next(reference, folder)
 
 
@@ -78,7 +98,11 @@ def _show_data(prepared: PreparedData) -> None:
     how = {"random": "at random", "time": f"by time ({split.column}), the latest rows calibrate"}.get(
         split.how, f"by group ({split.column}), groups stay whole"
     )
-    anomalies = f"; {len(prepared.labelled_rows):,} labelled anomalies are kept for evaluation" if len(prepared.labelled_rows) else ""
+    anomalies = (
+        f"; {len(prepared.labelled_rows):,} labelled anomalies are kept for evaluation"
+        if len(prepared.labelled_rows)
+        else ""
+    )
     console.print(
         f"split {escape(how)}: {len(split.train):,} rows train, {len(split.validation):,} validate, "
         f"{len(split.calibration):,} calibrate{anomalies}",
@@ -97,10 +121,11 @@ def _facts(column: Any) -> str:
     return f"{column.low:.5g} to {column.high:.5g}{unit}"
 
 
-def _show_result(result: FitResult, settings: FitSettings) -> None:
+def _show_result(result: FitResult) -> None:
     console, history = out(), result.history
     calibration = result.bundle.manifest.calibration
-    why = {"max_steps": "all steps taken", "no_gain": "no more gain", "interrupted": "interrupted"}[history.stopped]
+    ended = {"max_steps": "all steps taken", "no_gain": "no more gain"}
+    why = ended.get(history.stopped, history.stopped)  # `interrupted` and `diverged` speak for themselves
     console.print(
         f"trained {history.steps:,} steps in {history.checks[-1].seconds:.1f} s ({why}); best validation bound "
         f"{history.best.validation_loss:.3f} nats at step {history.best.step:,}",
@@ -124,7 +149,7 @@ def _show_result(result: FitResult, settings: FitSettings) -> None:
         warn(warning)
 
 
-def _track(result: FitResult, folder: Path, settings: FitSettings, tracking_uri: str | None) -> str:
+def _track(result: FitResult, folder: Path, tracking_uri: str | None) -> str:
     """Logs and registers; a server that does not answer costs nothing but a later command."""
     from anomvae.errors import TrackingError
 
@@ -141,7 +166,10 @@ def _track(result: FitResult, folder: Path, settings: FitSettings, tracking_uri:
         warn(f"{error}; {later}")
         return str(folder)
     aliases = ", ".join(run.aliases)
-    out().print(f"registered as {escape(run.model_name)} version {run.version} ({aliases}); open with: {escape(run.how_to_open)}", soft_wrap=True)
+    out().print(
+        f"registered as {escape(run.model_name)} version {run.version} ({aliases}); open with: {escape(run.how_to_open)}",
+        soft_wrap=True,
+    )
     return f"{run.model_name}/{run.version}"
 
 

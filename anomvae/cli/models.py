@@ -15,7 +15,9 @@ from anomvae.errors import MissingExtraError
 if TYPE_CHECKING:
     from anomvae.bundle import Column, Manifest
 
-app = typer.Typer(name="models", help="List, show, promote, pull and log models.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    name="models", help="List, show, promote, pull and log models.", no_args_is_help=True, rich_markup_mode=None
+)
 
 Ref = Annotated[str, typer.Argument(help=REF_HELP, metavar="REF", show_default=False)]
 SHOWN_CATEGORIES = 8
@@ -65,7 +67,11 @@ def show(
     else:
         details = _registry().show(ref, tracking_uri=tracking_uri)
         manifest = details.bundle.manifest
-        facts = [("version", details.title), ("aliases", ", ".join(details.aliases) or "-"), ("run", details.run_id or "-")]
+        facts = [
+            ("version", details.title),
+            ("aliases", ", ".join(details.aliases) or "-"),
+            ("run", details.run_id or "-"),
+        ]
         if details.note:
             warn(details.note)
     if as_json:
@@ -77,7 +83,9 @@ def show(
 @app.command("promote")
 def promote(
     ref: Ref,
-    force: Annotated[bool, typer.Option("--force", help="Promote although columns differ or the evaluation is worse.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Promote although columns differ or the evaluation is worse.")
+    ] = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Make a version the champion, unless its columns differ from the champion's or its evaluation is worse."""
@@ -108,7 +116,9 @@ def pull(
 @app.command("log")
 def log(
     bundle: Annotated[Path, typer.Argument(help="A bundle's folder.", metavar="BUNDLE", show_default=False)],
-    name: Annotated[str | None, typer.Option("--name", help="Name to register it under; default: its own.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name to register it under; default: its own.", show_default=False)
+    ] = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Log and register a bundle that was fitted without a tracking server."""
@@ -120,7 +130,9 @@ def log(
 
     run = log_bundle(verified, tracking_uri=tracking_uri, model_name=name)
     out().print(
-        escape(f"registered as {run.model_name} version {run.version} ({', '.join(run.aliases)}); open with: {run.how_to_open}"),
+        escape(
+            f"registered as {run.model_name} version {run.version} ({', '.join(run.aliases)}); open with: {run.how_to_open}"
+        ),
         soft_wrap=True,
     )
 
@@ -130,11 +142,20 @@ def _show_manifest(manifest: Manifest, facts: list[tuple[str, str]]) -> None:
     facts = [
         ("model", f"{manifest.name} ({manifest.model})"),
         *facts,
-        ("alarm rate", f"{calibration.alarm_rate:.2%} of normal rows; the smallest supported is {calibration.smallest_alarm_rate:.2g}"),
-        ("thresholds", f"score {calibration.score_threshold:.4g} nats, reconstruction error {calibration.reconstruction_threshold:.4g}"),
+        (
+            "alarm rate",
+            f"{calibration.alarm_rate:.2%} of normal rows; the smallest supported is {calibration.smallest_alarm_rate:.2g}",
+        ),
+        (
+            "thresholds",
+            f"score {calibration.score_threshold:.4g} nats, reconstruction error {calibration.reconstruction_threshold:.4g}",
+        ),
         ("verdict by", calibration.decision),
         ("fitted on", f"{origin.data} ({origin.rows:,} rows), {origin.created}, seed {origin.seed}"),
-        ("split", f"{split.how}: {split.train:,} train, {split.validation:,} validate, {split.calibration:,} calibrate"),
+        (
+            "split",
+            f"{split.how}: {split.train:,} train, {split.validation:,} validate, {split.calibration:,} calibrate",
+        ),
         ("digest", origin.digest),
         ("training rows", "none are stored in the model (prior N(0, I)); the report shows the strangest ones"),
     ]

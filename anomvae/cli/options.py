@@ -23,5 +23,6 @@ AlarmRate = Annotated[
     float | None, typer.Option("--alarm-rate", help="Share of normal rows that may alarm.", show_default=False)
 ]
 Label = Annotated[
-    str | None, typer.Option("--label", help="Column that marks anomalies (0/1, true/false, words).", show_default=False)
+    str | None,
+    typer.Option("--label", help="Column that marks anomalies (0/1, true/false, words).", show_default=False),
 ]

@@ -21,7 +21,10 @@ def score(
     data: Data,
     model: Model,
     out: Annotated[
-        str, typer.Option("--out", "-o", help="File (.parquet, .csv, .jsonl, .arrow), or - for JSON lines.", metavar="FILE|-")
+        str,
+        typer.Option(
+            "--out", "-o", help="File (.parquet, .csv, .jsonl, .arrow), or - for JSON lines.", metavar="FILE|-"
+        ),
     ] = "-",
     top: Annotated[int, typer.Option("--top", help="Reasons a row.")] = 3,
     alarm_rate: AlarmRate = None,

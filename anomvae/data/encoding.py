@@ -138,7 +138,9 @@ def text_of(cells: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
         kind = cells.type
     if pa.types.is_floating(kind):
         cells = pc.if_else(pc.is_nan(cells), pa.scalar(None, kind), cells)
-        whole = pc.and_(pc.equal(pc.floor(cells), cells), pc.less(pc.abs(cells), 2.0**62))  # cell by cell: no batch-mates
+        whole = pc.and_(
+            pc.equal(pc.floor(cells), cells), pc.less(pc.abs(cells), 2.0**62)
+        )  # cell by cell: no batch-mates
         as_whole = pc.cast(pc.if_else(whole, cells, pa.scalar(0, kind)), pa.int64())
         return pc.if_else(whole, pc.cast(as_whole, pa.string()), pc.cast(cells, pa.string()))
     return pc.cast(cells, pa.string())

@@ -13,7 +13,24 @@ from anomvae.data.encoding import is_text, text_of
 from anomvae.errors import SchemaError
 
 NORMAL_WORDS = frozenset(
-    ["0", "false", "f", "no", "n", "normal", "ok", "good", "benign", "healthy", "negative", "neg", "pass", "inlier", "none", "-"]
+    [
+        "0",
+        "false",
+        "f",
+        "no",
+        "n",
+        "normal",
+        "ok",
+        "good",
+        "benign",
+        "healthy",
+        "negative",
+        "neg",
+        "pass",
+        "inlier",
+        "none",
+        "-",
+    ]
 )
 ANOMALOUS_WORDS = frozenset(
     ["1", "true", "t", "yes", "y", "anomaly", "anomalous", "abnormal", "bad", "malignant", "positive", "pos", "fail", "failed",

@@ -85,7 +85,9 @@ def infer_schema(rows: pa.Table, rules: SchemaRules | None = None) -> Schema:
         else:
             kinds[name] = verdict
     if not kinds:
-        raise SchemaError(f"no column is left to learn from: {_reasons(left_out)}; declare what a column is in [columns]")
+        raise SchemaError(
+            f"no column is left to learn from: {_reasons(left_out)}; declare what a column is in [columns]"
+        )
     return Schema(kinds, tuple(left_out))
 
 
@@ -145,11 +147,18 @@ def _infer(cells: pa.ChunkedArray, name: str, rules: SchemaRules) -> ColumnKind 
         return _unless_constant(pc.cast(cells, kind.value_type), name, "categorical", rules)
     if pa.types.is_temporal(kind) and not pa.types.is_duration(kind):
         return LeftOut(
-            name, "a date or time: it moves on, so tomorrow's would all be strange (declare it `date` to keep it)", "identifier"
+            name,
+            "a date or time: it moves on, so tomorrow's would all be strange (declare it `date` to keep it)",
+            "identifier",
         )
     if is_text(kind):
         return _infer_text(cells, name, rules)
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_duration(kind):
+    if (
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_decimal(kind)
+        or pa.types.is_duration(kind)
+    ):
         return _infer_number(cells, name, rules)
     return LeftOut(name, f"of type {kind}, which is no number, category or date")
 
@@ -196,7 +205,9 @@ def _infer_text(cells: pa.ChunkedArray, name: str, rules: SchemaRules) -> Column
     if n >= MIN_ROWS_FOR_IDENTIFIER and distinct == n:
         return LeftOut(name, "a unique identifier: every row has its own", "identifier")
     if distinct > MAX_CATEGORIES or (distinct > n / 2 and distinct > 20):  # noqa: PLR2004
-        return LeftOut(name, f"text with {distinct:,} different values (declare it `categorical` to keep it)", "identifier")
+        return LeftOut(
+            name, f"text with {distinct:,} different values (declare it `categorical` to keep it)", "identifier"
+        )
     return "categorical"
 
 
@@ -231,23 +242,18 @@ def _describe(cells: pa.ChunkedArray, name: str, kind: ColumnKind) -> Column:
     with np.errstate(over="ignore"):  # facts of what the detector sees: float32, beyond it infinite
         numbers = numbers_of(cells, name, origin).astype(np.float32).astype(np.float64)
     finite = numbers[np.isfinite(numbers)]
-    facts: dict[str, float] = {}
-    if len(finite):
-        usual = _drawn_in(finite)
-        facts = {
-            "low": float(finite.min()),
-            "high": float(finite.max()),
-            "mean": float(usual.mean()),
-            "std": float(usual.std()),
-        }
+    usual = _drawn_in(finite) if len(finite) else finite
     return Column(
         name,
         kind,
         arrow_type,
         infinite_is_missing=bool(np.isinf(numbers).any()),
         missing_share=float(np.isnan(numbers).sum()) / n,
+        low=float(finite.min()) if len(finite) else None,
+        high=float(finite.max()) if len(finite) else None,
+        mean=float(usual.mean()) if len(finite) else None,
+        std=float(usual.std()) if len(finite) else None,
         origin=origin,
-        **facts,
     )
 
 

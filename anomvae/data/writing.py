@@ -159,7 +159,7 @@ def _json(value: Any) -> str:
 
 def _plain_cells(cells: pa.Array, convert: Callable[[Any], Any] | None) -> list[Any]:
     """Cells as JSON can say them: what is not finite is null."""
-    plain = cells.to_pylist()
+    plain: list[Any] = cells.to_pylist()
     if convert is not None:
         return [convert(cell) for cell in plain]
     if pa.types.is_floating(cells.type):

@@ -73,12 +73,14 @@ def evaluate(
     Raises:
         SchemaError: There are no anomalies, or nothing else, so that nothing can be ranked.
     """
-    from sklearn.metrics import average_precision_score, roc_auc_score  # noqa: PLC0415
+    from sklearn.metrics import average_precision_score, roc_auc_score
 
     hits, n_anomalies, n = int(np.sum(alarm & anomalous)), int(np.sum(anomalous)), len(anomalous)
     if not 0 < n_anomalies < n:
         missing = "anomalies" if n_anomalies == 0 else "normal rows"
-        raise SchemaError(f"the label column marks no {missing}, so that nothing can be compared; evaluation needs both")
+        raise SchemaError(
+            f"the label column marks no {missing}, so that nothing can be compared; evaluation needs both"
+        )
     false_alarms, n_normal = int(np.sum(alarm & ~anomalous)), n - n_anomalies
     recall_low, recall_high = clopper_pearson(hits, n_anomalies)
     false_low, false_high = clopper_pearson(false_alarms, n_normal)
@@ -111,7 +113,7 @@ def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tu
     References:
         The Use of Confidence or Fiducial Limits (Clopper and Pearson, 1934)
     """
-    from scipy.stats import binomtest  # noqa: PLC0415
+    from scipy.stats import binomtest
 
     if trials == 0:
         return 0.0, 1.0

@@ -101,5 +101,3 @@ class CalibratedDetector(nn.Module):
         if not by_score:
             return p_reconstruction <= rate
         return (p_score <= rate * by_score) | (p_reconstruction <= rate * by_reconstruction)
-
-

@@ -94,7 +94,7 @@ def finish(model: onnx.ModelProto, alarm_rate: float) -> bytes:
 
     An input with an initializer of the same name is optional; its value is the default.
     """
-    import numpy as np  # noqa: PLC0415
+    import numpy as np
 
     default: npt.NDArray[np.float32] = np.asarray(alarm_rate, dtype=np.float32)
     model.graph.initializer.append(numpy_helper.from_array(default, "alarm_rate"))

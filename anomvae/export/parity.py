@@ -89,7 +89,7 @@ def check_parity(
     worst = 0.0
     for size in BATCH_SIZES:
         rows = slice(len(numeric) - size, len(numeric))  # the spoilt rows stand last
-        feeds = {"numeric": numeric[rows], "categorical": categorical[rows]}
+        feeds: Arrays = {"numeric": numeric[rows], "categorical": categorical[rows]}
         try:
             found = session.run(list(names), {name: feeds[name] for name in input_names(detector)})
         except Exception as error:  # onnxruntime raises many classes of its own
@@ -99,7 +99,10 @@ def check_parity(
                 torch.from_numpy(feeds["numeric"]), torch.from_numpy(feeds["categorical"]), torch.tensor(alarm_rate)
             )
         wanted = {name: getattr(answers, name).numpy() for name in names}
-        worst = max(worst, _compare(dict(zip(names, found, strict=True)), wanted, detector, alarm_rate, size))
+        answered = dict(zip(names, found, strict=True))
+        worst = max(worst, _compare(answered, wanted, detector, alarm_rate, size))
+        if "expected_category" in answered:
+            _compare_categories(answered["expected_category"], detector, feeds, size)
     return worst
 
 
@@ -108,15 +111,29 @@ def _compare(found: Arrays, wanted: Arrays, detector: CalibratedDetector, alarm_
     for name in ("score", "reconstruction_error", "contribution", "latent_contribution", "expected", "latent"):
         if name in found:
             worst = max(worst, _relative(found[name], wanted[name], name, size))
-    # Where two categories are level, either is the most probable one.
     for name, score in (("p_value", "score"), ("p_value_reconstruction", "reconstruction_error")):
-        steps = _p_values_around(detector, wanted[score], name)
-        if not (np.all(found[name] >= steps[0] - 1e-6) and np.all(found[name] <= steps[1] + 1e-6)):
+        low, high = _p_values_around(detector, wanted[score], name)
+        p_value = np.asarray(found[name], np.float64)
+        if not (np.all(p_value >= low - 1e-6) and np.all(p_value <= high + 1e-6)):
             raise ParityError(f"the exported graph's {name} differs from the model's at batch size {size}")
     differs = found["alarm"] != wanted["alarm"]
     if np.any(differs & ~_on_the_edge(detector, wanted, alarm_rate)):
         raise ParityError(f"the exported graph's verdicts differ from the model's at batch size {size}")
     return worst
+
+
+def _compare_categories(found: npt.NDArray[np.generic], detector: CalibratedDetector, feeds: Arrays, size: int) -> None:
+    """Refuses an expected category that the model finds less probable than another; where two are level, either is right."""
+    model = detector.scorer.model
+    with torch.no_grad():
+        rows = model.preparation(torch.from_numpy(feeds["numeric"]), torch.from_numpy(feeds["categorical"]))
+        logits = model.decode(model.posterior(rows.features()).mean[None]).logits[0]
+    for j, column in enumerate(torch.split(logits, list(model.layout.cardinalities), dim=1)):
+        if not column.shape[1]:
+            continue
+        chosen = column.gather(1, torch.from_numpy(np.asarray(found)[:, j : j + 1].astype(np.int64)))[:, 0]
+        if bool((column.max(dim=1).values - chosen > 1e-3).any()):  # noqa: PLR2004
+            raise ParityError(f"the exported graph expects other categories than the model at batch size {size}")
 
 
 def _relative(found: npt.NDArray[np.generic], wanted: npt.NDArray[np.generic], name: str, size: int) -> float:

@@ -73,7 +73,11 @@ def look_at(
     """Scores the parts of the data with the exported graph and says what stands out."""
     split, draw = prepared.split, np.random.default_rng([manifest.provenance.seed, 4])
     parts = {}
-    for name, positions in (("train", split.train), ("validation", split.validation), ("calibration", split.calibration)):
+    for name, positions in (
+        ("train", split.train),
+        ("validation", split.validation),
+        ("calibration", split.calibration),
+    ):
         shown = np.sort(draw.choice(positions, min(len(positions), MAX_ROWS_SHOWN), replace=False))
         parts[name] = _scored(session, prepared.normal.take(shown))
     labelled = _scored(session, prepared.labelled) if len(prepared.labelled_rows) else None
@@ -94,8 +98,15 @@ def _scored(session: GraphSession, rows: EncodedRows) -> ScoredRows:
         session.run(rows.take(slice(start, start + CHUNK)), FIELDS) for start in range(0, max(1, len(rows)), CHUNK)
     ]
     joined = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in FIELDS}
+    wide = {name: value.astype(np.float64) for name, value in joined.items()}
     return ScoredRows(
-        **{name: value.astype(np.bool_ if name == "alarm" else np.float64) for name, value in joined.items()}
+        score=wide["score"],
+        reconstruction_error=wide["reconstruction_error"],
+        p_value=wide["p_value"],
+        p_value_reconstruction=wide["p_value_reconstruction"],
+        alarm=joined["alarm"].astype(np.bool_),
+        contribution=wide["contribution"],
+        latent=wide["latent"],
     )
 
 
@@ -154,7 +165,9 @@ def _warnings(
     if history.stopped == "interrupted":
         found.append("Training was interrupted; the best weights up to then were kept.")
     if history.stopped == "diverged":
-        found.append("Training diverged; the best weights up to then were kept. Ask for a lower training.learning_rate.")
+        found.append(
+            "Training diverged; the best weights up to then were kept. Ask for a lower training.learning_rate."
+        )
     if len(nats) and not (nats > ACTIVE_NATS).any():
         found.append(
             "Posterior collapse: no latent dimension carries information, so the detector sees columns one by one and no "
@@ -171,7 +184,7 @@ def _warnings(
             f"{calibration.rows:,} calibration rows just support an alarm rate of {calibration.alarm_rate:g}: the threshold "
             "rests on the one or two strangest of them. More normal rows make it steadier."
         )
-    if manifest.split.train < 20 * len(manifest.columns):  # noqa: PLR2004
+    if manifest.split.train < 20 * len(manifest.columns):
         found.append(
             f"{manifest.split.train:,} training rows are few for {len(manifest.columns)} columns; expect weak detection."
         )

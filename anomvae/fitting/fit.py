@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import importlib.metadata
+import math
 import platform
 import time
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ import torch
 from anomvae.bundle import Bundle, Calibration, Manifest, Provenance, Split, TrainingRecord, write_bundle
 from anomvae.bundle.folder import refuse_occupied
 from anomvae.calibration import threshold
+from anomvae.errors import SettingError
 from anomvae.evaluation import Evaluation, evaluate
 from anomvae.export.detector import DECISION_SHARES, CalibratedDetector
 from anomvae.export.graph import export_graph
@@ -24,7 +26,7 @@ from anomvae.fitting.findings import Findings, look_at
 from anomvae.fitting.preparation import PreparedData, prepare
 from anomvae.report import render
 from anomvae.scoring.session import GraphSession
-from anomvae.training.loop import History, Hook, choose_device, cpu_threads, train
+from anomvae.training.loop import Check, History, Hook, choose_device, cpu_threads, train
 from anomvae.vae.layout import layout_of
 from anomvae.vae.model import TableVAE
 from anomvae.vae.scores import RowScorer
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
     from anomvae.data.encoding import EncodedRows
     from anomvae.fitting.settings import FitSettings
+    from anomvae.vae.layout import Scaling
     from anomvae.vae.preparation import Rows
 
 SCORING_CHUNK = 8192
@@ -116,7 +119,7 @@ def fit_model(
     prepared: PreparedData, settings: FitSettings, device: torch.device, hooks: Sequence[Hook] = ()
 ) -> tuple[TableVAE, History]:
     """Fits the weights; the model comes back on the CPU, in evaluation mode."""
-    scaling = "unit" if settings.model.likelihood == "bernoulli" else "standard"
+    scaling: Scaling = "unit" if settings.model.likelihood == "bernoulli" else "standard"
     layout = layout_of(prepared.columns, len(prepared.split.train), scaling)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.training.seed)
@@ -127,12 +130,15 @@ def fit_model(
     ]
     with cpu_threads(settings.training.threads):
         history = train(model, parts[0], parts[1], settings.training, hooks)
+    if not math.isfinite(history.best.validation_loss):
+        raise SettingError(
+            "training diverged: the validation bound was never a number; lower training.learning_rate"
+            f" ({settings.training.learning_rate:g}) or use model.likelihood = 'student-t' for wild numbers"
+        )
     return model.to("cpu").eval(), history
 
 
-def calibrate(
-    model: TableVAE, prepared: PreparedData, settings: FitSettings
-) -> tuple[CalibratedDetector, Calibration]:
+def calibrate(model: TableVAE, prepared: PreparedData, settings: FitSettings) -> tuple[CalibratedDetector, Calibration]:
     """Calibrates both scores on rows that the model has not seen."""
     scorer = RowScorer(model).eval()
     rows = prepared.normal.take(prepared.split.calibration)
@@ -250,12 +256,16 @@ def _record(
         "parity": parity,
     }
     curves = {
-        name: [float(getattr(check, name)) for check in history.checks]
+        name: [float(getattr(check, name)) for check in history.checks if _is_finite(check)]
         for name in ("step", "epoch", "train_loss", "validation_loss", "learning_rate", "seconds")
     }
     measures = evaluation.as_metrics() if evaluation else {}
     plain = {name: str(list(value)) if isinstance(value, tuple) else value for name, value in parameters.items()}
     return TrainingRecord(plain, metrics, curves, measures)
+
+
+def _is_finite(check: Check) -> bool:
+    return math.isfinite(check.validation_loss) and math.isfinite(check.train_loss)
 
 
 def _version(package: str) -> str:

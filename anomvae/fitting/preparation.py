@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from anomvae.data.encoding import EncodedRows, encode
 from anomvae.data.labels import Labels, read_labels
-from anomvae.data.schema import Schema, check_names, describe, infer_schema
 from anomvae.data.reading import open_rows
+from anomvae.data.schema import Schema, check_names, describe, infer_schema
 from anomvae.data.splits import RowSplit, part_sizes, split_rows
 from anomvae.errors import DataFileError, SchemaError
 

@@ -100,7 +100,9 @@ def settings_from_toml(path: Path, overrides: Mapping[str, Any] | None = None) -
     return settings_from(raw, overrides, where=str(path))
 
 
-def settings_from(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, where: str = "settings") -> FitSettings:
+def settings_from(
+    raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, where: str = "settings"
+) -> FitSettings:
     """Settings of a mapping; see :func:`settings_from_toml`."""
     merged: dict[str, Any] = dict(raw)
     for name, value in (overrides or {}).items():
@@ -142,25 +144,29 @@ def _convert(hint: Any, value: Any, name: str, where: str, prefix: str) -> Any:
     """Checks a value against a field's type; whole numbers pass for fractions, lists for tuples."""
     if hint in (ModelSettings, TrainingSettings):
         return _build(hint, value, where, prefix)
-    options = get_args(hint) if get_origin(hint) in (types.UnionType, getattr(types, "UnionType", None)) else (hint,)
+    options = get_args(hint) if get_origin(hint) is types.UnionType else (hint,)
     for option in options:
-        origin = get_origin(option)
-        if origin is Literal or option is str:
-            if isinstance(value, str):
-                return value
-        elif origin is tuple:
-            inner = get_args(option)[0]
-            if isinstance(value, list | tuple) and all(isinstance(part, inner) for part in value):
-                return tuple(value)
-        elif origin is dict:
-            if hasattr(value, "items") and all(isinstance(part, str) for part in value.values()):
-                return dict(value)
-        elif option is bool or option is int:
-            if isinstance(value, option) and isinstance(value, bool) == (option is bool):
-                return value
-        elif option is float:
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                return float(value)
-        elif option is type(None) and value is None:
-            return None
+        fits, converted = _as_option(option, value)
+        if fits:
+            return converted
     raise SettingError(f"{name} has a value of the wrong type")
+
+
+def _as_option(option: Any, value: Any) -> tuple[bool, Any]:
+    """Whether a value is of a type, and the value as that type."""
+    origin = get_origin(option)
+    if origin is Literal or option is str:
+        return isinstance(value, str), value
+    if origin is tuple:
+        inner = get_args(option)[0]
+        fits = isinstance(value, list | tuple) and all(isinstance(part, inner) for part in value)
+        return fits, tuple(value) if fits else value
+    if origin is dict:
+        fits = hasattr(value, "items") and all(isinstance(part, str) for part in value.values())
+        return fits, dict(value) if fits else value
+    if option is float:
+        fits = isinstance(value, int | float) and not isinstance(value, bool)
+        return fits, float(value) if fits else value
+    if option in (bool, int):
+        return isinstance(value, option) and isinstance(value, bool) == (option is bool), value
+    return option is type(None) and value is None, value

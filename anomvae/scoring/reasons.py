@@ -130,7 +130,7 @@ def top_columns(contribution: npt.NDArray[np.float32], k: int) -> npt.NDArray[np
     Returns:
         Shape ``(n, k)``.
     """
-    n, columns = contribution.shape
+    n = len(contribution)
     if k > FEW:
         order: npt.NDArray[np.int64] = np.argsort(-contribution, axis=1, kind="stable")[:, :k]
         return order

@@ -40,8 +40,10 @@ class GraphSession:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         try:
-            self._session = ort.InferenceSession(graph if isinstance(graph, bytes) else str(graph), options, providers=list(providers))
-        except Exception as error:  # onnxruntime raises many classes of its own, all meaning: no such graph
+            self._session = ort.InferenceSession(
+                graph if isinstance(graph, bytes) else str(graph), options, providers=list(providers)
+            )
+        except Exception as error:  # noqa: BLE001  onnxruntime raises many classes of its own, all meaning: no such graph
             name = "the graph" if isinstance(graph, bytes) else graph
             raise BundleError(f"{name} is not a graph that ONNX Runtime can load: {type(error).__name__}") from None
         self.inputs = tuple(value.name for value in self._session.get_inputs())
@@ -52,7 +54,7 @@ class GraphSession:
 
         Args:
             rows: n encoded rows.
-            outputs: Names of the outputs wanted; only these are computed.
+            outputs: Names of the outputs wanted; only these are copied out (ONNX Runtime computes the whole graph anyhow).
             alarm_rate: Replaces the graph's default.
 
         Returns:

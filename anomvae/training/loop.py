@@ -66,7 +66,7 @@ class History:
 
     Attributes:
         checks: Every look at the validation bound.
-        stopped: Why training ended: `max_steps`, `no_gain` or `interrupted`.
+        stopped: Why training ended: `max_steps`, `no_gain`, `interrupted` or `diverged` (the loss was no number any more).
         steps: Steps taken.
     """
 
@@ -115,59 +115,94 @@ def train(
         validation_rows: Prepared rows that decide when to stop.
         settings: How.
         hooks: Told of every step and check.
+
+    Raises:
+        SettingError: The loss was no number at the first check already.
     """
-    device = train_rows.x.device
-    generator = torch.Generator(device).manual_seed(settings.seed)
-    n = len(train_rows.observed)
-    batch = settings.batch_of(n)
-    every = max(25, min(200, math.ceil(n / batch)))
-    optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, fused=True)
-    still = _validation_noise(model, len(validation_rows.observed), settings.seed, device)
-    history, best_weights, started = History(), copy.deepcopy(model.state_dict()), time.monotonic()
-    best, stale, recent = math.inf, 0, torch.zeros((), device=device)
-    batches = _batches(n, batch, generator)
+    run = _Run(model, train_rows, validation_rows, settings, hooks)
     try:
         for step in range(1, settings.max_steps + 1):
-            rate = _set_rate(optimiser, step, settings)
-            loss = _step(model, train_rows.take(next(batches)), optimiser, settings, generator)
-            recent += loss
-            history.steps = step
-            for hook in hooks:
-                hook.on_step(step, settings.max_steps, batch)
-            if step % every and step != settings.max_steps:
-                continue
-            bound = _validation_loss(model, validation_rows, still)
-            improved = bound < best - settings.min_gain
-            is_best = bound < best
-            taken = every if step % every == 0 else step % every
-            check = Check(
-                step, step * batch / n, recent.item() / taken, bound, rate, time.monotonic() - started, is_best
-            )
-            history.checks.append(check)
-            if is_best:  # before the hooks, which may interrupt
-                best, best_weights = bound, copy.deepcopy(model.state_dict())
-            recent.zero_()
-            for hook in hooks:
-                hook.on_check(check)
-            stale = 0 if improved else stale + 1
-            if stale >= settings.patience:
-                history.stopped = "no_gain"
+            run.step(step)
+            if step % run.every == 0 or step == settings.max_steps:
+                run.check()
+            if run.stale >= settings.patience:
+                run.history.stopped = "no_gain"
                 break
     except KeyboardInterrupt:
-        history.stopped = "interrupted"
-    if not history.checks:
-        bound = _validation_loss(model, validation_rows, still)
-        seconds = time.monotonic() - started
-        steps = max(1, history.steps)
-        history.checks.append(Check(steps, steps * batch / n, recent.item() / steps, bound, 0.0, seconds, True))  # noqa: FBT003
-        if math.isfinite(bound):
-            best_weights = copy.deepcopy(model.state_dict())
-    model.load_state_dict(best_weights)
-    return history
+        run.history.stopped = "interrupted"
+    if not run.history.checks:
+        run.check()
+    model.load_state_dict(run.best_weights)
+    return run.history
+
+
+class _Run:
+    """The state of a training run; arguments as for :func:`train`."""
+
+    def __init__(
+        self,
+        model: TableVAE,
+        train_rows: Rows,
+        validation_rows: Rows,
+        settings: TrainingSettings,
+        hooks: Sequence[Hook],
+    ) -> None:
+        self.model, self.train_rows, self.validation_rows = model, train_rows, validation_rows
+        self.settings, self.hooks = settings, hooks
+        device = train_rows.x.device
+        self.n = len(train_rows.observed)
+        self.batch = settings.batch_of(self.n)
+        self.every = max(25, min(200, math.ceil(self.n / self.batch)))
+        self.generator = torch.Generator(device).manual_seed(settings.seed)
+        self.batches = _batches(self.n, self.batch, self.generator)
+        self.optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, fused=True)
+        self.still = _validation_noise(model, len(validation_rows.observed), settings.seed, device)
+        self.history, self.best_weights = History(), copy.deepcopy(model.state_dict())
+        self.best, self.stale, self.rate = math.inf, 0, 0.0
+        self.recent, self.checked_at = torch.zeros((), device=device), 0
+        self.started = time.monotonic()
+
+    def step(self, step: int) -> None:
+        """Takes one step of the optimiser."""
+        self.rate = _set_rate(self.optimiser, step, self.settings)
+        rows = self.train_rows.take(next(self.batches))
+        self.recent += _step(self.model, rows, self.optimiser, self.settings, self.generator)
+        self.history.steps = step
+        for hook in self.hooks:
+            hook.on_step(step, self.settings.max_steps, self.batch)
+
+    def check(self) -> None:
+        """Looks at the validation bound and keeps the weights if they are the best so far."""
+        bound = _validation_loss(self.model, self.validation_rows, self.still)
+        step, taken = self.history.steps, max(1, self.history.steps - self.checked_at)
+        is_best = bound < self.best or not self.history.checks
+        self.stale = 0 if bound < self.best - self.settings.min_gain else self.stale + 1
+        if is_best:
+            self.best = bound
+            if math.isfinite(bound):
+                self.best_weights = copy.deepcopy(self.model.state_dict())
+        check = Check(
+            step=step,
+            epoch=step * self.batch / self.n,
+            train_loss=self.recent.item() / taken,
+            validation_loss=bound,
+            learning_rate=self.rate,
+            seconds=time.monotonic() - self.started,
+            best=is_best,
+        )
+        self.recent.zero_()
+        self.checked_at = step
+        self.history.checks.append(check)
+        for hook in self.hooks:
+            hook.on_check(check)
 
 
 def _step(
-    model: TableVAE, rows: Rows, optimiser: torch.optim.Optimizer, settings: TrainingSettings, generator: torch.Generator
+    model: TableVAE,
+    rows: Rows,
+    optimiser: torch.optim.Optimizer,
+    settings: TrainingSettings,
+    generator: torch.Generator,
 ) -> Tensor:
     loss = objective(model, rows, draw_noise(model, len(rows.observed), generator))
     optimiser.zero_grad(set_to_none=True)

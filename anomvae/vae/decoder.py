@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -10,8 +11,8 @@ from torch import Tensor, nn
 from anomvae.vae.likelihoods import CategoricalLikelihood, numeric_likelihood
 
 if TYPE_CHECKING:
-    from anomvae.vae.preparation import Rows
     from anomvae.vae.layout import Layout
+    from anomvae.vae.preparation import Rows
     from anomvae.vae.settings import ModelSettings
 
 
@@ -43,7 +44,7 @@ def mlp(sizes: list[int]) -> nn.Sequential:
         sizes: Widths from input to output, at least two.
     """
     layers: list[nn.Module] = []
-    for wide, narrow in zip(sizes[:-2], sizes[1:-1], strict=True):
+    for wide, narrow in itertools.pairwise(sizes[:-1]):
         layers += [nn.Linear(wide, narrow), nn.SiLU()]
     return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
 

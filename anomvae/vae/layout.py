@@ -75,8 +75,6 @@ def layout_of(columns: Sequence[Column], rows: int, scaling: Scaling = "standard
         scale=tuple(scales),
         infinite_is_missing=tuple(column.infinite_is_missing for column in numeric),
         cardinalities=tuple(len(column.categories) for column in categorical),
-        missing_codes=tuple(
-            NO_CODE if column.missing_code is None else column.missing_code for column in categorical
-        ),
+        missing_codes=tuple(NO_CODE if column.missing_code is None else column.missing_code for column in categorical),
         unknown_mass=1.0 / (rows + 1.0),
     )

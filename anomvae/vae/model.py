@@ -13,7 +13,7 @@ from anomvae.vae.preparation import Preparation
 from anomvae.vae.prior import NoPrior, Prior, StandardNormalPrior, Terms
 
 if TYPE_CHECKING:
-    from anomvae.vae.layout import Layout
+    from anomvae.vae.layout import Layout, Scaling
     from anomvae.vae.preparation import Rows
     from anomvae.vae.settings import ModelSettings
 
@@ -33,7 +33,7 @@ class TableVAE(nn.Module):
         super().__init__()
         self.layout, self.settings = layout, settings
         self.k = settings.latent_size(layout.d + layout.c)
-        scaling = "unit" if settings.likelihood == "bernoulli" else "standard"
+        scaling: Scaling = "unit" if settings.likelihood == "bernoulli" else "standard"
         self.preparation = Preparation(layout, scaling)
         n_features = 2 * layout.d + layout.n_onehot + layout.c
         outputs = 2 * self.k if settings.is_variational else self.k

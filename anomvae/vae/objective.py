@@ -65,7 +65,8 @@ def corrupted(model: TableVAE, rows: Rows, noise: Noise) -> Rows:
         rows = rows._replace(x=rows.x + model.settings.noise * noise.numbers * rows.observed)
     if noise.hidden is None:
         return rows
-    seen, seen_categories = (~noise.hidden).to(rows.x.dtype).split([model.layout.d, model.layout.c], dim=1)
+    kept = (~noise.hidden).to(rows.x.dtype)
+    seen, seen_categories = kept[:, : model.layout.d], kept[:, model.layout.d :]
     return rows._replace(
         x=rows.x * seen,
         observed=rows.observed * seen,

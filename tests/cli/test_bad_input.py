@@ -110,7 +110,9 @@ def test_an_all_missing_column_is_left_out_and_said(cli: Any, tmp_path: Path) ->
     assert "all missing" in ended.out
 
 
-def test_text_in_a_number_column_is_refused_at_fit_with_its_row_and_not_its_value(refuse: Callable[..., str], tmp_path: Path) -> None:
+def test_text_in_a_number_column_is_refused_at_fit_with_its_row_and_not_its_value(
+    refuse: Callable[..., str], tmp_path: Path
+) -> None:
     cells = [f"{value:.3f}" for value in np.random.default_rng(0).normal(size=400)]
     cells[16] = "patient Smith"
     write(tmp_path / "text.csv", pa.table({"x": cells, "y": np.arange(400) * 0.5}))
@@ -120,7 +122,9 @@ def test_text_in_a_number_column_is_refused_at_fit_with_its_row_and_not_its_valu
     assert "Smith" not in message
 
 
-def test_text_in_a_number_column_is_refused_at_scoring_and_no_output_appears(refuse: Callable[..., str], tmp_path: Path, fitted: Bundle) -> None:
+def test_text_in_a_number_column_is_refused_at_scoring_and_no_output_appears(
+    refuse: Callable[..., str], tmp_path: Path, fitted: Bundle
+) -> None:
     (tmp_path / "rows.csv").write_text(
         "temperature,pressure,vibration,cooling,material\n60,250000,1,true,steel\n60,patient Smith,1,true,steel\n"
     )
@@ -130,7 +134,9 @@ def test_text_in_a_number_column_is_refused_at_scoring_and_no_output_appears(ref
     assert "Smith" not in message
 
 
-def test_missing_and_renamed_columns_are_named_at_scoring(refuse: Callable[..., str], tmp_path: Path, fitted: Bundle) -> None:
+def test_missing_and_renamed_columns_are_named_at_scoring(
+    refuse: Callable[..., str], tmp_path: Path, fitted: Bundle
+) -> None:
     write(tmp_path / "rows.parquet", pa.table({"Temperature": [60.0], "pressure": [2.5e5], "vibration": [1.0]}))
     message = refuse("score", "rows.parquet", "--model", fitted.folder)
     assert "'temperature'" in message
@@ -151,7 +157,9 @@ def test_an_option_that_names_no_column_is_refused(refuse: Callable[..., str], t
     assert "'temperature'" in message
 
 
-def test_a_label_column_that_says_nothing_is_refused_without_its_values(refuse: Callable[..., str], tmp_path: Path) -> None:
+def test_a_label_column_that_says_nothing_is_refused_without_its_values(
+    refuse: Callable[..., str], tmp_path: Path
+) -> None:
     write(tmp_path / "rows.parquet", mixed(300))
     message = refuse("fit", "rows.parquet", "--no-track", "--label", "secret")
     assert "does not say which rows are normal" in message
@@ -175,7 +183,9 @@ def test_a_row_of_missing_cells_alone_is_scored(cli: Any, tmp_path: Path, fitted
     assert 0 < row["p_value"] <= 1
 
 
-def test_a_full_disk_while_fitting_leaves_no_half_bundle(refuse: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_while_fitting_leaves_no_half_bundle(
+    refuse: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path / "rows.parquet", mixed(300))
     (tmp_path / "quick.toml").write_text("[training]\nmax_steps = 30\n")
 
@@ -188,7 +198,9 @@ def test_a_full_disk_while_fitting_leaves_no_half_bundle(refuse: Callable[..., s
     assert "bundle" in message
 
 
-def test_a_full_disk_while_scoring_leaves_no_half_answer(refuse: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fitted: Bundle) -> None:
+def test_a_full_disk_while_scoring_leaves_no_half_answer(
+    refuse: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fitted: Bundle
+) -> None:
     write(tmp_path / "rows.parquet", pq.read_table(_rows(tmp_path)))
 
     def full(self: object, batch: object) -> None:
@@ -236,7 +248,9 @@ def test_an_unknown_model_reference_is_named(cli: Any, tmp_path: Path) -> None:
     assert "no/such/folder" in ended.err
 
 
-def test_an_alarm_rate_that_the_calibration_rows_cannot_support_is_refused(refuse: Callable[..., str], tmp_path: Path, fitted: Bundle) -> None:
+def test_an_alarm_rate_that_the_calibration_rows_cannot_support_is_refused(
+    refuse: Callable[..., str], tmp_path: Path, fitted: Bundle
+) -> None:
     message = refuse("score", _rows(tmp_path), "--model", fitted.folder, "--alarm-rate", "0.0001")
     assert "9,999" in message
 
@@ -279,11 +293,22 @@ def test_an_unreachable_tracking_server_costs_nothing_but_a_later_command(cli: A
     later = cli("models", "log", "bundle", "--tracking-uri", f"sqlite:///{tmp_path}/later.db")
     assert later.code == 0, later.err
     assert "version 1 (candidate, champion)" in later.out
-    scored = cli("score", "rows.parquet", "--model", "detector", "--tracking-uri", f"sqlite:///{tmp_path}/later.db", "-o", "s.parquet")
+    scored = cli(
+        "score",
+        "rows.parquet",
+        "--model",
+        "detector",
+        "--tracking-uri",
+        f"sqlite:///{tmp_path}/later.db",
+        "-o",
+        "s.parquet",
+    )
     assert scored.code == 0, scored.err
 
 
-def test_what_was_not_foreseen_is_named_by_its_type_and_echoes_nothing(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fitted: Bundle) -> None:
+def test_what_was_not_foreseen_is_named_by_its_type_and_echoes_nothing(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fitted: Bundle
+) -> None:
     def explode(*_: object, **__: object) -> None:
         raise RuntimeError("the row of patient Smith")
 

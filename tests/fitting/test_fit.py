@@ -54,7 +54,9 @@ def test_the_same_data_and_seed_give_the_same_weights_and_scores_to_the_last_bit
     graphs = [bundle.graph.read_bytes() for bundle in bundles]
     assert graphs[0] == graphs[1]
     other = fit_bundle(rows, quick(training=TrainingSettings(max_steps=120, seed=1)), tmp_path / "three").bundle
-    assert not torch.equal(load_file(other.folder / "weights.safetensors")["encoder.0.weight"], weights[0]["encoder.0.weight"])
+    assert not torch.equal(
+        load_file(other.folder / "weights.safetensors")["encoder.0.weight"], weights[0]["encoder.0.weight"]
+    )
 
 
 def test_the_bundle_holds_all_that_was_promised(fitted: Bundle) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,7 @@ def test_a_rows_answers_do_not_depend_on_its_batch_to_the_last_bit(
 ) -> None:
     whole = scorer.score(rows)
     edges = [0, *sorted(set(cuts)), rows.num_rows]
-    parts = [scorer.score(rows.slice(start, stop - start)) for start, stop in zip(edges[:-1], edges[1:], strict=True)]
+    parts = [scorer.score(rows.slice(start, stop - start)) for start, stop in itertools.pairwise(edges)]
     assert pa.concat_tables(parts).equals(whole)
 
 
