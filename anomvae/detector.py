@@ -99,10 +99,13 @@ class Detector:
         found = self._scorer.answers(encoded, ["contribution", "latent_contribution"])
         frame = pd.DataFrame(found["contribution"], columns=[column.name for column in self.manifest.scored])
         frame["(latent)"] = found["latent_contribution"]
-        return frame
+        index = getattr(rows, "index", None)
+        return frame if index is None else frame.set_index(index)
 
     def sample(self, n: int, *, seed: int = 0) -> pd.DataFrame:
-        """Rows drawn from the prior, as the decoder expects them; needs torch.
+        """Rows drawn from the prior, as the decoder expects them (its noise left out); needs torch.
+
+        An autoencoder has no prior of its own: its rows are decoded from N(0, I) all the same.
 
         Args:
             n: How many.

@@ -83,7 +83,7 @@ def breast_cancer() -> Table:
         rows.take(pa.array(test)),
         "malignant",
         (),
-        0.02,
+        0.05,
     )
 
 

@@ -14,10 +14,10 @@ say "1. Real data: scikit-learn's breast cancer table; benign biopsies are what 
 run python ../pipelines/demo_data.py .
 
 say "2. What would a fit do with it, and what looks wrong?"
-run anomvae check benign.parquet --alarm-rate 0.02
+run anomvae check benign.parquet --alarm-rate 0.05
 
-say "3. Fit, calibrate to 2 % false alarms, export one ONNX graph, log and register in MLflow"
-run anomvae fit benign.parquet --name biopsies --alarm-rate 0.02
+say "3. Fit, calibrate to 5 % false alarms, export one ONNX graph, log and register in MLflow"
+run anomvae fit benign.parquet --name biopsies --alarm-rate 0.05
 
 say "4. The registry knows it"
 run anomvae models list

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_breast_cancer
 
-TRAINING_ROWS = 250
+TRAINING_ROWS = 260
 
 
 def main(folder: Path) -> None:

@@ -47,7 +47,7 @@ class Bundle:
 
 
 def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
-    """Writes a bundle atomically: a reader sees the old bundle or the new one, never half of one.
+    """Writes a bundle atomically: a reader sees the old bundle, the new one, or for an instant none; never half of one.
 
     Args:
         folder: Where it shall lie. An older bundle there is replaced; anything else there is not touched.

@@ -217,7 +217,8 @@ def _course(table: Table, name: str, cells: FloatArray, ordered: FloatArray) -> 
     levels = len(np.unique(ordered[:: max(1, len(ordered) // SAMPLE_ROWS)]))
     if stuck is not None and levels >= 10 and (table.time or not _is_sorted(course)):  # noqa: PLR2004
         more = f", and {stuck.others:,} more such runs" if stuck.others else ""
-        text = f"Column {name!r} sticks at one value for {stretch_from(table, stuck.start, stuck.length)}{more}; see if it froze."
+        stretch = stretch_from(table, stuck.start, stuck.length)
+        text = f"Column {name!r} sticks at one value for {stretch}{more}; see if it froze."
         yield "stuck", Concern("warning" if table.time else "info", name, text)
     if table.in_time is None:
         return

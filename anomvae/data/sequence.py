@@ -58,9 +58,9 @@ def time_concerns(table: Table) -> Iterator[Concern]:
         return
     first = np.zeros(table.n, dtype=bool) if table.new_group is None else table.new_group.copy()
     first[0] = True
-    steps = np.where(first, np.nan, np.diff(instants[table.order], prepend=np.nan))
+    steps = np.where(first, np.nan, _changes(instants[table.order]))
     in_file = np.argsort(table.order, kind="stable")
-    back = np.diff(instants, prepend=instants[0]) < 0
+    back = _changes(instants) < 0
     if table.by is not None:
         back &= np.diff(np.cumsum(first)[in_file], prepend=-1) == 0
     if back.any():
@@ -72,7 +72,8 @@ def time_concerns(table: Table) -> Iterator[Concern]:
         yield Concern(
             severity, name, f"Time {name!r} stands still at {rows_where(same)} ({same.mean():.1%}); {advice}."
         )
-    usual = float(np.median(steps[steps > 0])) if (steps > 0).any() else np.inf
+    with np.errstate(over="ignore"):
+        usual = float(np.median(steps[steps > 0])) if (steps > 0).any() else np.inf
     gap = (steps > 10.0 * usual)[in_file]
     if 0 < gap.mean() < 0.05:  # noqa: PLR2004  more often than that, the steps are irregular by nature
         longest = times(float(np.nanmax(steps)) / usual)
@@ -109,6 +110,12 @@ def group_concerns(table: Table) -> Iterator[Concern]:
             f"The groups of {table.by!r} are very unequal: the largest has {sizes.max() / table.n:.1%} of the rows, "
             f"the smallest {sizes.min():,} rows; the small ones are judged by the pooled calibration.",
         )
+
+
+def _changes(instants: FloatArray) -> FloatArray:
+    """Steps from the one before, NaN at the first and between equal infinities."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.diff(instants, prepend=np.nan)
 
 
 def _zones(cells: pa.ChunkedArray) -> str:

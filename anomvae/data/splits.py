@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     IntArray = npt.NDArray[np.int64]
 
 MIN_TRAIN_ROWS = 16
+STEADY = 4
 MAX_VALIDATION_ROWS = 10_000
 MAX_CALIBRATION_ROWS = 20_000
 
@@ -55,7 +56,8 @@ def part_sizes(n: int, alarm_rate: float) -> tuple[int, int, int]:
     """Sizes of the training, validation and calibration parts of n normal rows.
 
     A tenth validates (10 to 10,000 rows). A fifth calibrates (at most 20,000 rows), more where the alarm rate needs more
-    (twice the least that supports it is wanted, to keep the threshold from resting on one row), up to half of the rows.
+    (four times the least that supports it, so that the threshold does not rest on one row, while that is under 30 %; the
+    least itself up to half of the rows).
 
     Raises:
         TooFewRowsError: The rows support neither the rate nor a model.
@@ -153,7 +155,7 @@ def _sizes(n: int, alarm_rate: float) -> tuple[int, int, int]:
     least = rows_needed(alarm_rate)
     validation = min(MAX_VALIDATION_ROWS, max(round(0.1 * n), min(10, n // 5)))
     usual = min(round(0.2 * n), max(MAX_CALIBRATION_ROWS, 2 * least))
-    calibration = min(max(usual, min(2 * least, round(0.35 * n)), least), n // 2)
+    calibration = min(max(usual, min(STEADY * least, round(0.3 * n)), least), n // 2)
     return n - validation - calibration, validation, calibration
 
 

@@ -115,9 +115,6 @@ def train(
         validation_rows: Prepared rows that decide when to stop.
         settings: How.
         hooks: Told of every step and check.
-
-    Raises:
-        SettingError: The loss was no number at the first check already.
     """
     run = _Run(model, train_rows, validation_rows, settings, hooks)
     try:
@@ -125,6 +122,9 @@ def train(
             run.step(step)
             if step % run.every == 0 or step == settings.max_steps:
                 run.check()
+                if not math.isfinite(run.history.checks[-1].validation_loss):
+                    run.history.stopped = "diverged"
+                    break
             if run.stale >= settings.patience:
                 run.history.stopped = "no_gain"
                 break

@@ -1,0 +1,61 @@
+"""The README's blocks run: commands, Python and settings, in one folder, in their order."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+
+from anomvae.fitting.settings import settings_from
+from pipelines.demo_data import main as write_demo_data
+
+if TYPE_CHECKING:
+    import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_shell_session_runs_and_prints_what_it_says(tmp_path: Path, cli: Any) -> None:
+    write_demo_data(tmp_path)
+    commands = re.findall(r"^\$ (anomvae .*)$", "\n".join(blocks("console")), re.MULTILINE)
+    assert len(commands) >= 5
+    printed = ""
+    for command in commands:
+        ended = cli(*shlex.split(command)[1:])
+        assert ended.code == 0, f"{command}: {ended.err}"
+        printed += ended.out + ended.err
+    assert (tmp_path / "verdicts.jsonl").exists()
+    session = blocks("console")[0]
+    for line in ("158 rows would train, 26 validate, 76 calibrate", "309 rows: 212 anomalies, 97 normal"):
+        assert line in session
+        assert line in printed
+    assert "registered as biopsies version 1 (candidate, champion)" in printed
+
+
+def test_the_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_demo_data(tmp_path)
+    frame = pq.read_table(tmp_path / "benign.parquet").to_pandas()
+    names: dict[str, Any] = {"frame": frame, "new_rows": frame.head(20)}
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), names)  # noqa: S102  the README is ours
+    assert len(names["verdicts"]) == 20
+    assert (tmp_path / "models" / "biopsies" / "scorer.onnx").exists()
+
+
+def test_the_settings_are_settings() -> None:
+    for block in blocks("toml"):
+        assert settings_from(tomllib.loads(block)).model.kind == "beta-vae"
+
+
+def test_every_link_leads_somewhere() -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
