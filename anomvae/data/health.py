@@ -266,7 +266,7 @@ def _modes(table: Table, numbers: dict[str, FloatArray], seed: int) -> Iterator[
     seen = f" (in a sample of {len(modes.rows):,} rows)" if len(modes.rows) < table.n else ""
     text = f"The rows fall into {len(modes.shares)} well separated modes ({shares}) that differ most in {differ}{seen}"
     known = modes.mode_of >= 0
-    for name, kind in table.schema.kinds.items() | ({(table.by, "categorical")} if table.by else set()):
+    for name, kind in sorted(table.schema.kinds.items() | ({(table.by, "categorical")} if table.by else set())):
         if kind in ("boolean", "categorical"):
             cells = table.rows.column(name).take(pa.array(table.sample[modes.rows[known]]))
             codes = codes_of(pc.fill_null(text_of(cells), ""))[0]

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from anomvae.training.loop import History
     from anomvae.vae.model import TableVAE
 
+    Arrays = dict[str, npt.NDArray[np.generic]]
+
 MAX_ROWS_SHOWN = 5_000
 STRANGEST = 12
 REASONS = 3
@@ -122,7 +124,7 @@ def _strangest(manifest: Manifest, prepared: PreparedData, session: GraphSession
     rows = prepared.normal.take(positions)
     outputs = [name for name in (*FIELDS, *REASON_OUTPUTS) if name in session.outputs]
     found = session.run(rows, list(dict.fromkeys(outputs)))
-    reasons = ReasonWriter(manifest, REASONS).write(rows, found).to_pylist()
+    reasons = _reasons_of(manifest, rows, found)
     part_of = np.full(n, "train", dtype=object)
     part_of[prepared.split.validation], part_of[prepared.split.calibration] = "validation", "calibration"
     return tuple(
@@ -135,6 +137,12 @@ def _strangest(manifest: Manifest, prepared: PreparedData, session: GraphSession
         )
         for i, position in enumerate(positions)
     )
+
+
+def _reasons_of(manifest: Manifest, rows: EncodedRows, found: Arrays) -> list[list[dict[str, object]]]:
+    writer = ReasonWriter(manifest, REASONS)
+    reasons: list[list[dict[str, object]]] = writer.write([writer.pick(rows, found)]).to_pylist()
+    return reasons
 
 
 def _reason(raw: dict[str, object]) -> Reason:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from anomvae.bundle import Column, Manifest
     from anomvae.data.encoding import EncodedRows
@@ -20,6 +20,22 @@ if TYPE_CHECKING:
 
 REASON_OUTPUTS = ("contribution", "expected", "expected_category")
 FEW = 8
+
+
+class Picks(NamedTuple):
+    """The strongest columns of some rows, before they are turned to Arrow; arrays of shape ``(n, k)``.
+
+    Attributes:
+        column: Positions among the scored columns.
+        contribution: Nats.
+        value: What the row holds: a number, or a category's code.
+        expected: What was expected: a number, or a category's code.
+    """
+
+    column: npt.NDArray[np.int64]
+    contribution: npt.NDArray[np.float32]
+    value: npt.NDArray[np.float32]
+    expected: npt.NDArray[np.float32]
 
 
 class ReasonWriter:
@@ -43,52 +59,56 @@ class ReasonWriter:
         )
         self.type = pa.list_(self.struct)
 
-    def write(self, rows: EncodedRows, answers: Arrays) -> pa.ListArray:
-        """Reasons of n rows, strongest first.
+    def pick(self, rows: EncodedRows, answers: Arrays) -> Picks:
+        """The strongest columns of n rows.
 
         Args:
             rows: The encoded rows.
             answers: The outputs of :data:`REASON_OUTPUTS` that the graph has.
         """
-        n, k, d = len(rows), self.top, len(self.numeric)
         contribution = np.asarray(answers["contribution"], dtype=np.float32)
-        strongest = top_columns(contribution, k)
-        row = np.repeat(np.arange(n), k)
-        column = strongest.ravel()
+        column = top_columns(contribution, self.top)
+        held, foreseen = rows.numeric, answers.get("expected")
         if self.categorical:
-            value, expected = self._as_text(rows, answers, row, column, d)
+            codes = np.asarray(answers["expected_category"])
+            held = np.concatenate([held, rows.categorical.astype(np.float32)], axis=1)
+            foreseen = codes if foreseen is None else np.concatenate([foreseen, codes], axis=1)
+        at = column + (np.arange(len(column)) * contribution.shape[1])[:, None]
+        return Picks(
+            column,
+            contribution.ravel().take(at),
+            held.ravel().take(at),
+            np.asarray(foreseen, dtype=np.float32).ravel().take(at),
+        )
+
+    def write(self, picks: Sequence[Picks]) -> pa.ListArray:
+        """The reasons of all rows picked, in order."""
+        if not picks:
+            return pa.array([], self.type)
+        column, contribution, value, expected = (np.concatenate(part).ravel() for part in zip(*picks, strict=True))
+        n = len(column) // self.top if self.top else sum(len(part.column) for part in picks)
+        if self.categorical:
+            cells = [self._as_text(value, column), self._as_text(expected, column)]
         else:
-            at = np.where(column < d, column, 0)
-            numbers = rows.numeric[row, at]
-            value = pa.array(numbers, mask=np.isnan(numbers))
-            expected = pa.array(np.asarray(answers["expected"], dtype=np.float32)[row, at])
-        parts = [self._names.take(pa.array(column)), pa.array(contribution[row, column]), value, expected]
+            cells = [pa.array(value, mask=np.isnan(value)), pa.array(expected)]
+        parts = [self._names.take(pa.array(column)), pa.array(contribution), *cells]
         struct = pa.StructArray.from_arrays(parts, fields=list(self.struct))
-        offsets = pa.array(np.arange(n + 1, dtype=np.int32) * k)
+        offsets = pa.array(np.arange(n + 1, dtype=np.int32) * self.top)
         return pa.ListArray.from_arrays(offsets, struct, type=self.type)
 
-    def _as_text(
-        self,
-        rows: EncodedRows,
-        answers: Arrays,
-        row: npt.NDArray[np.int64],
-        column: npt.NDArray[np.int64],
-        d: int,
-    ) -> tuple[pa.Array, pa.Array]:
-        value = np.full(len(row), None, dtype=object)
-        expected = np.full(len(row), None, dtype=object)
+    def _as_text(self, cells: npt.NDArray[np.float32], column: npt.NDArray[np.int64]) -> pa.Array:
+        """Numbers as their shortest text, codes as their words; None where missing or unknown."""
+        texts = np.full(len(cells), None, dtype=object)
+        d = len(self.numeric)
         is_number = column < d
-        if d:
-            numbers = rows.numeric[row[is_number], column[is_number]]
-            value[is_number] = _number_texts(numbers)
-            foreseen = np.asarray(answers["expected"], dtype=np.float32)
-            expected[is_number] = _number_texts(foreseen[row[is_number], column[is_number]])
+        numbers = cells[is_number]
+        shortest = pc.cast(pa.array(numbers, mask=np.isnan(numbers)), pa.string())
+        texts[is_number] = shortest.to_numpy(zero_copy_only=False)
         for j, described in enumerate(self.categorical):
             here = np.flatnonzero(column == d + j)
             words = _words(described)
-            value[here] = words[np.clip(rows.categorical[row[here], j], 0, len(words) - 1)]
-            expected[here] = words[np.asarray(answers["expected_category"])[row[here], j].astype(np.int64)]
-        return pa.array(value, pa.string()), pa.array(expected, pa.string())
+            texts[here] = words[np.clip(cells[here].astype(np.int64), 0, len(words) - 1)]
+        return pa.array(texts, pa.string())
 
 
 def natural_reasons(manifest: Manifest) -> Callable[[list[dict[str, Any]]], list[dict[str, Any]]]:
@@ -135,17 +155,13 @@ def top_columns(contribution: npt.NDArray[np.float32], k: int) -> npt.NDArray[np
         order: npt.NDArray[np.int64] = np.argsort(-contribution, axis=1, kind="stable")[:, :k]
         return order
     # A few passes of argmax are several times faster than a partial sort of short rows.
-    left, found, each = contribution.copy(), np.empty((n, k), dtype=np.int64), np.arange(n)
+    left, found, start = contribution.copy(), np.empty((n, k), dtype=np.int64), np.arange(n) * contribution.shape[1]
+    flat = left.ravel()
     for rank in range(k):
-        found[:, rank] = left.argmax(axis=1)
-        left[each, found[:, rank]] = -np.inf
+        strongest = left.argmax(axis=1)
+        found[:, rank] = strongest
+        flat[start + strongest] = -np.inf
     return found
-
-
-def _number_texts(numbers: npt.NDArray[np.float32]) -> npt.NDArray[np.object_]:
-    """Numbers as their shortest text; None where missing."""
-    texts = pc.cast(pa.array(numbers, mask=np.isnan(numbers)), pa.string())
-    return texts.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
 
 
 def _words(column: Column) -> npt.NDArray[np.object_]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from anomvae.calibration.conformal import check_alarm_rate
 from anomvae.data.encoding import encode, require_columns
 from anomvae.errors import SettingError, TooFewRowsError
-from anomvae.scoring.reasons import REASON_OUTPUTS, ReasonWriter
+from anomvae.scoring.reasons import REASON_OUTPUTS, Picks, ReasonWriter
 from anomvae.scoring.session import GraphSession
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Arrays = dict[str, npt.NDArray[np.generic]]
 
-CHUNK_ROWS = 512
+CHUNK_ROWS = 1024
 """Rows a call: larger calls fall out of the processor's cache, smaller ones pay the call's overhead."""
 ANSWER_OUTPUTS = ("score", "p_value", "reconstruction_error", "p_value_reconstruction", "alarm")
 MAX_TOP = 1000
@@ -165,17 +165,17 @@ class Scorer:
         rows = encode(batch, self.manifest.columns)
         wanted = [*ANSWER_OUTPUTS, *(name for name in REASON_OUTPUTS if name in self.session.outputs)]
         answers: list[Arrays] = []
-        reasons: list[pa.ListArray] = []
-        for start in range(0, len(rows), CHUNK_ROWS):  # explained while the chunk is still in the cache
+        picks: list[Picks] = []
+        for start in range(0, len(rows), CHUNK_ROWS):  # picked while the chunk is still in the cache
             chunk = rows.take(slice(start, start + CHUNK_ROWS))
             found = self.session.run(chunk, wanted, alarm_rate)
-            reasons.append(writer.write(chunk, found))
+            picks.append(writer.pick(chunk, found))
             answers.append({name: found[name] for name in ANSWER_OUTPUTS})
         columns = {name: batch.column(name) for name in schema.names if name in self.carried(batch.schema.names)}
         for name in ANSWER_OUTPUTS:
             column = np.concatenate([chunk[name] for chunk in answers]) if answers else np.empty(0, np.float32)
             columns[name] = pa.array(self._exact(name, column))
-        columns["reasons"] = pa.concat_arrays(reasons) if reasons else pa.array([], writer.type)
+        columns["reasons"] = writer.write(picks)
         return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
 
     def _exact(self, name: str, column: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
