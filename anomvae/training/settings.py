@@ -17,7 +17,7 @@ class TrainingSettings:
 
     Attributes:
         max_steps: Most steps of the optimiser.
-        batch_rows: Rows a step; None: 128 to 1,024, growing with the data.
+        batch_rows: Rows a step; None: 128 to 2,048, growing with the data.
         learning_rate: Peak rate of Adam; warmed up over 50 steps, then a cosine down to 5 %.
         max_gradient_norm: Gradients are scaled down to this norm.
         patience: Checks without a gain after which training stops.
@@ -66,6 +66,6 @@ class TrainingSettings:
 
         Example:
             >>> [TrainingSettings().batch_of(n) for n in (100, 10_000, 1_000_000)]
-            [100, 312, 1024]
+            [100, 312, 2048]
         """
-        return min(rows, self.batch_rows or min(1024, max(128, rows // 32)))
+        return min(rows, self.batch_rows or min(2048, max(128, rows // 32)))

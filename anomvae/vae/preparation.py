@@ -37,7 +37,7 @@ class Rows(NamedTuple):
 
     def take(self, index: Tensor) -> Rows:
         """Rows by position."""
-        return Rows(*(part[index] for part in self))
+        return Rows(*(part.index_select(0, index) for part in self))
 
 
 class Preparation(nn.Module):
