@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 _PAGES = ("report.html", "card.md", RECORD)
 _LONGEST_MODEL_PARAM = 5000
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # MLflow's pages: training, not GenAI
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ def _find_experiment(session: Session, name: str) -> str:
         database = sqlite_path(session.uri)
         location = (artifact_root(database) / name.replace("/", "-")).as_uri() if database else None
         try:
-            return client.create_experiment(name, artifact_location=location)
+            return client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS)
         except MlflowException as error:
             if error_code(error) != "RESOURCE_ALREADY_EXISTS":
                 raise
