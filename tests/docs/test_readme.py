@@ -12,16 +12,18 @@ import pyarrow.parquet as pq
 
 from anomvae.fitting.settings import settings_from
 from pipelines.demo_data import main as write_demo_data
+from pipelines.train import Job
 
 if TYPE_CHECKING:
     import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
 
 
 def test_the_shell_session_runs_and_prints_what_it_says(tmp_path: Path, cli: Any) -> None:
@@ -48,14 +50,21 @@ def test_the_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), names)  # noqa: S102  the README is ours
     assert len(names["verdicts"]) == 20
-    assert (tmp_path / "models" / "biopsies" / "scorer.onnx").exists()
+    for block in blocks("python", GUIDE):  # on the bundle that the README has saved
+        exec(compile(block, "guide.md", "exec"), names)  # noqa: S102  the guide is ours
+    assert names["p_value"].shape == (2,)
 
 
-def test_the_settings_are_settings() -> None:
+def test_the_settings_are_settings(tmp_path: Path) -> None:
     for block in blocks("toml"):
         assert settings_from(tomllib.loads(block)).model.kind == "beta-vae"
+    columns, job = (tomllib.loads(block) for block in blocks("toml", GUIDE))
+    assert settings_from(columns).columns["admitted"] == "date"
+    (tmp_path / "job.toml").write_text(blocks("toml", GUIDE)[1])
+    assert Job.from_toml(tmp_path / "job.toml").fit.alarm_rate == job["fit"]["alarm_rate"]
 
 
 def test_every_link_leads_somewhere() -> None:
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+    for page, folder in ((README, ROOT), (GUIDE, ROOT / "docs")):
+        for target in re.findall(r"\]\((?!http)([^)#]+)[^)]*\)", page):
+            assert (folder / target).exists(), target
