@@ -15,7 +15,8 @@ help:  ## list the targets
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "setting up $(VENV) (Python packages, a minute or two)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV); $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV); } \
+		|| { rm -rf $(VENV); echo "Python 3.11 or newer with venv is needed (Debian: apt-get install python3-venv)"; exit 1; }
 	@$(PIP) --editable '.[dev]'
 	@touch $@
 
@@ -34,7 +35,7 @@ test: $(STAMP) test-scoring  ## run every test, in parallel
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup -q
 
 test-scoring: $(STAMP)  ## score in a virtual environment that holds the core packages only: no torch, no pandas, no mlflow
-	@bash tests/scoring_only.sh
+	@VENV="$(VENV)" bash tests/scoring_only.sh
 
 check: $(STAMP)  ## ruff, mypy --strict, import contracts, docs drift
 	@echo "ruff"; $(BIN)/ruff check . && $(BIN)/ruff format --check .

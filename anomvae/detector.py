@@ -77,8 +77,7 @@ class Detector:
         frame: pd.DataFrame = table.drop_columns(["reasons"]).to_pandas()
         natural = natural_reasons(self.manifest)
         frame["reasons"] = pd.Series([natural(reasons) for reasons in table["reasons"].to_pylist()], dtype=object)
-        index = getattr(rows, "index", None)
-        return frame if index is None else frame.set_index(index)
+        return _indexed(frame, rows)
 
     def score_arrow(
         self, rows: pa.Table | pa.RecordBatch, *, top: int = 3, alarm_rate: float | None = None
@@ -99,8 +98,7 @@ class Detector:
         found = self._scorer.answers(encoded, ["contribution", "latent_contribution"])
         frame = pd.DataFrame(found["contribution"], columns=[column.name for column in self.manifest.scored])
         frame["(latent)"] = found["latent_contribution"]
-        index = getattr(rows, "index", None)
-        return frame if index is None else frame.set_index(index)
+        return _indexed(frame, rows)
 
     def sample(self, n: int, *, seed: int = 0) -> pd.DataFrame:
         """Rows drawn from the prior, as the decoder expects them (its noise left out); needs torch.
@@ -158,7 +156,9 @@ class Detector:
 
         Raises:
             OutputError: The folder cannot be written, or holds something else.
+            BundleError: The bundle was damaged since it was loaded.
         """
+        read_bundle(self.folder)  # what was damaged since must not get fresh digests
         files = {name: (self.folder / name).read_bytes() for name in self.manifest.files}
         return write_bundle(Path(folder), self.manifest, files).folder
 
@@ -182,6 +182,11 @@ class Detector:
             words = np.array(column.categories, dtype=object)[codes[:, j]]
             columns[column.name] = words == "true" if column.kind == "boolean" else words
         return pd.DataFrame({column.name: columns[column.name] for column in self.manifest.columns})
+
+
+def _indexed(frame: pd.DataFrame, rows: Any) -> pd.DataFrame:
+    """A frame with the index of the rows it answers, where they are a pandas frame."""
+    return frame.set_index(rows.index) if hasattr(rows, "iloc") else frame
 
 
 def load(ref: str | Path, *, tracking_uri: str | None = None) -> Detector:

@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from anomvae.bundle.promise import rows_needed
 from anomvae.calibration import TIE, p_values, threshold
 from anomvae.data.encoding import EncodedRows
 from anomvae.data.schema import Schema, describe
-from anomvae.data.splits import RowSplit, rows_needed, split_rows
+from anomvae.data.splits import RowSplit, split_rows
 from anomvae.errors import MissingExtraError, SchemaError, TooFewRowsError
 from anomvae.training.settings import TrainingSettings
 
@@ -71,7 +72,7 @@ class VAEDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-
         latent: Size of the latent space; None: as many as columns, 2 to 32.
         beta: Weight of the KL in training; None: the kind's own.
         max_steps: Most steps of the optimiser.
-        batch_rows: Rows a step; None: 128 to 1,024, growing with the data.
+        batch_rows: Rows a step; None: 128 to 2,048, growing with the data.
         learning_rate: Peak rate of Adam.
         keep_constant: Whether columns of one value are scored: another value in them is then strange.
         device: `cpu`, `cuda`, or `auto`: a GPU to train on where there is one.

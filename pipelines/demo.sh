@@ -5,10 +5,11 @@ set -euo pipefail
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 run() { printf '\033[36m$ %s\033[0m\n' "$*"; "$@"; }
 
+cd "$(dirname "$0")/.."
+unset MLFLOW_TRACKING_URI  # the demo keeps to itself
 rm -rf demo
 mkdir demo
 cd demo
-export PYTHONPATH="${PYTHONPATH:-}"
 
 say "1. Real data: scikit-learn's breast cancer table; benign biopsies are what is normal"
 run python ../pipelines/demo_data.py .

@@ -28,7 +28,7 @@ import sys
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from anomvae.data.labels import read_labels
 from anomvae.data.reading import open_rows
@@ -44,8 +44,6 @@ from anomvae.tracking.promotion import promote
 from anomvae.tracking.runs import log_bundle
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from anomvae.bundle import Bundle
 
 CHAMPION_STAYS = 3
@@ -92,6 +90,9 @@ class Job:
             raise SettingError(f"{path}: there is no setting {min(unknown)!r}")
         if not isinstance(raw.get("data"), str):
             raise SettingError(f"{path}: `data` must name what to learn from")
+        for name in sorted(raw.keys() - {"fit"}):
+            if not isinstance(raw[name], str):
+                raise SettingError(f"{path}: {name} must be text")
         if raw.get("promote", "better") not in PROMOTE:
             raise SettingError(f"{path}: promote must be one of {', '.join(PROMOTE)}")
         if ("evaluation" in raw) != ("label" in raw):
@@ -104,7 +105,7 @@ class Job:
             out=Path(_from(here, raw.get("out", f"models/{fit.name}"))),
             evaluation=_from(here, raw["evaluation"]) if "evaluation" in raw else None,
             label=raw.get("label"),
-            tracking_uri=raw.get("tracking_uri"),
+            tracking_uri=_uri_from(here, raw["tracking_uri"]) if "tracking_uri" in raw else None,
             promote=raw.get("promote", "better"),
         )
 
@@ -136,10 +137,19 @@ def run(job: Job) -> Outcome:
     outcome = Outcome()
     source = open_rows(job.data)
     outcome.tell(f"ingest: {source.name}")
-    champion = _champion(job)
-    if champion is not None and _is_fitted_already(job, champion, source.digest()):
-        outcome.tell(f"nothing to do: the champion of {job.fit.name!r} was fitted on these data with these settings")
-        return outcome
+    champion, newest = _version(job, "champion"), _version(job, "candidate")
+    digest = source.digest()
+    for bundle, is_champion in ((champion, True), (newest, False)):
+        if _is_fitted_already(job, bundle, digest):
+            which = "champion" if is_champion else "newest version"
+            outcome.tell(
+                f"nothing to fit: the {which} of {job.fit.name!r} was fitted on these data with these settings"
+            )
+            if not is_champion and job.promote == "always":
+                _promote(job, f"{job.fit.name}@candidate", outcome)
+            elif not is_champion:
+                outcome.exit_code = CHAMPION_STAYS
+            return outcome
     schema = infer_schema(source.table(), job.fit.rules)
     outcome.tell(f"check: {len(schema.kinds)} columns to score, {len(schema.left_out)} left out")
     result = fit_bundle(job.data, job.fit, job.out)
@@ -160,31 +170,25 @@ def run(job: Job) -> Outcome:
         outcome.tell("promote: the champion stays")
         outcome.exit_code = CHAMPION_STAYS
         return outcome
-    done = promote(f"{logged.model_name}/{logged.version}", force=True, tracking_uri=job.tracking_uri)
-    outcome.tell(f"promote: version {done.version} is champion now, before: version {done.previous}")
+    _promote(job, f"{logged.model_name}/{logged.version}", outcome)
     return outcome
 
 
-def _champion(job: Job) -> Bundle | None:
+def _promote(job: Job, reference: str, outcome: Outcome) -> None:
+    done = promote(reference, force=True, tracking_uri=job.tracking_uri)
+    outcome.tell(f"promote: version {done.version} is champion now, before: version {done.previous}")
+
+
+def _version(job: Job, alias: str) -> Bundle | None:
     with contextlib.suppress(ModelReferenceError):
-        return find_bundle(f"{job.fit.name}@champion", tracking_uri=job.tracking_uri)
+        return find_bundle(f"{job.fit.name}@{alias}", tracking_uri=job.tracking_uri)
     return None
 
 
-def _is_fitted_already(job: Job, champion: Bundle, digest: str) -> bool:
-    if champion.manifest.provenance.digest != digest:
+def _is_fitted_already(job: Job, bundle: Bundle | None, digest: str) -> bool:
+    if bundle is None or bundle.manifest.provenance.digest != digest:
         return False
-    settings: Mapping[str, Any] = champion.read_record().parameters
-    wanted = {
-        "alarm_rate": job.fit.alarm_rate,
-        "decision": job.fit.decision,
-        "training.seed": job.fit.training.seed,
-        "training.max_steps": job.fit.training.max_steps,
-        "model.kind": job.fit.model.kind,
-        "model.likelihood": job.fit.model.likelihood,
-        "model.layers": str(list(job.fit.model.layers)),
-    }
-    return all(settings.get(name) == value for name, value in wanted.items())
+    return bundle.read_record().parameters.get("settings_digest") == job.fit.digest
 
 
 def _compare(job: Job, candidate: Bundle, champion: Bundle) -> tuple[bool, str]:
@@ -219,6 +223,12 @@ def _evaluate(data: str, label: str, bundle: Bundle) -> Evaluation:
 
 def _from(folder: Path, name: str) -> str:
     return str(folder / Path(name).expanduser())
+
+
+def _uri_from(folder: Path, uri: str) -> str:
+    """A tracking URI whose SQLite file, where it is relative, is taken from a folder."""
+    prefix = "sqlite:///"
+    return f"{prefix}{_from(folder, uri.removeprefix(prefix))}" if uri.startswith(prefix) else uri
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -15,9 +14,9 @@ from anomvae.fitting import FitSettings, fit_bundle
 from anomvae.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
-    from anomvae.bundle import Bundle
+    from pathlib import Path
 
-SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
+    from anomvae.bundle import Bundle
 
 
 def mixed_table(n: int, seed: int = 0) -> pa.Table:

@@ -2,13 +2,13 @@
 # Scoring needs the core packages only: fits with the full installation, scores with one that has no torch, pandas or mlflow.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-full="$PWD/.venv/bin"
+full="$(cd "${VENV:-.venv}" && pwd)/bin"
 slim="$PWD/.venv-scoring"
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 stamp="$slim/.ready"
 
-if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
+if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ] || [ constraints.txt -nt "$stamp" ]; then
     echo "setting up a virtual environment with the core packages"
     rm -rf "$slim"
     "$full/python" -m venv "$slim"

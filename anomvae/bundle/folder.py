@@ -114,6 +114,9 @@ def refuse_occupied(folder: Path) -> None:
         occupied = folder.is_dir() and any(folder.iterdir()) and not _is_bundle(folder)
     except OSError as error:
         raise OutputError(f"{folder} cannot be looked into: {error.strerror}") from error
+    standing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not standing.is_dir() or not os.access(standing, os.W_OK | os.X_OK):
+        raise OutputError(f"the bundle cannot be written to {folder}: {standing} is no folder that may be written")
     if occupied:
         raise OutputError(f"{folder} holds something that is not a bundle; name another folder")
 

@@ -201,6 +201,11 @@ class Manifest:
         return self.numeric + self.categorical
 
     @property
+    def width(self) -> int:
+        """Cells a row takes inside the graph: numbers with their masks, and every category's values."""
+        return 2 * len(self.numeric) + sum(column.n_codes for column in self.categorical)
+
+    @property
     def carried(self) -> tuple[str, ...]:
         """Names of the columns that go along to the answers unscored: identifiers, time and group."""
         return tuple(column.name for column in self.left_out if column.role in ("identifier", "time", "group"))

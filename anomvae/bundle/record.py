@@ -15,8 +15,8 @@ class TrainingRecord:
     """What a tracking server should know of a fit.
 
     Attributes:
-        parameters: Settings and facts by name (`vae.latent`, `training.max_steps`, `data.rows`, ...).
-        metrics: Outcomes by name (`validation_bound`, `fit_seconds`, with labels `auroc`, ...).
+        parameters: Settings and facts by name (`model.latent`, `training.max_steps`, `data.rows`, ...).
+        metrics: Outcomes by name (`validation_loss`, `fit_seconds`, with labels `auroc`, ...).
         curves: Columns of equal length, one entry a check: `step`, `epoch`, `train_loss`, `validation_loss`,
             `learning_rate`, `seconds`.
         evaluation: Measures on labelled rows by name; empty without labels.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from anomvae.bundle.promise import rows_needed
 from anomvae.errors import SettingError, TooFewRowsError
 
 FloatArray = npt.NDArray[np.float32] | npt.NDArray[np.float64]
@@ -69,7 +70,7 @@ def threshold(calibration: FloatArray, alarm_rate: float) -> float:
     m = len(calibration)
     may_alarm = min(m, math.floor(alarm_rate * (m + 1) + 1e-9))  # p <= rate, p being a multiple of 1 / (m + 1)
     if may_alarm < 1:
-        needed = max(1, math.ceil(1.0 / alarm_rate - 1e-9) - 1)
+        needed = rows_needed(alarm_rate)
         raise TooFewRowsError(
             f"{m:,} calibration rows cannot support an alarm rate of {alarm_rate:g}: it takes at least {needed:,}; "
             f"the smallest rate they support is {1.0 / (m + 1):.2g}",

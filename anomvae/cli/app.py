@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import anomvae
 from anomvae.cli import check, doctor, evaluate, fit, models, score
@@ -15,8 +17,30 @@ from anomvae.errors import AnomvaeError
 
 INTERRUPTED = 130
 
+
+class _Interrupted(Exception):  # noqa: N818  not an error
+    """Ctrl-C outside of training, which takes it itself."""
+
+
+class _ReaderGone(Exception):  # noqa: N818  not an error
+    """Whoever read standard output has seen enough."""
+
+
+class _Commands(TyperGroup):
+    """Brings out what typer would swallow."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise _Interrupted from None
+        except BrokenPipeError:
+            raise _ReaderGone from None
+
+
 app = typer.Typer(
     name="anomvae",
+    cls=_Commands,
     help="Learn what is normal, catch what is not: fit a variational autoencoder on normal rows, calibrate it to the false "
     "alarms you can bear, score new rows with reasons.",
     no_args_is_help=True,
@@ -64,11 +88,11 @@ def main() -> None:
             traceback.print_exc()
         complain(str(error))
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        complain("interrupted; nothing was written")
+    except _Interrupted:
+        complain("interrupted; what was being written was not finished, and is not there")
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()
+    except _ReaderGone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
         sys.exit(0)
     except Exception as error:  # noqa: BLE001  the last resort, which must not echo data
         if debug:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ TRUE_WORDS = ("true", "1", "1.0", "t", "yes", "y")
 FALSE_WORDS = ("false", "0", "0.0", "f", "no", "n")
 BOOLEAN_CATEGORIES = ("false", "true")
 _DAY_US = 86_400_000_000
+NUMBER_TYPE = re.compile(r"u?int\d+|float|double|halffloat|decimal\d*\(.*\)")
+"""Arrow types of codes that are written as numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +47,14 @@ class EncodedRows:
         return EncodedRows(self.numeric[rows], self.categorical[rows])
 
 
-def encode(rows: pa.Table | pa.RecordBatch, columns: Sequence[Column]) -> EncodedRows:
+def encode(rows: pa.Table | pa.RecordBatch, columns: Sequence[Column], *, first_row: int = 0) -> EncodedRows:
     """Encodes rows for the graph.
 
     Args:
         rows: A table with at least the named columns; others are ignored.
-        columns: The scored columns of a manifest, in any order; numbers and categories keep their order among themselves.
+        columns: The scored columns of a manifest, in any order; numbers and categories keep their order among
+            themselves.
+        first_row: Rows of the data before these, for messages.
 
     Raises:
         ColumnMismatchError: Columns are missing.
@@ -62,7 +67,7 @@ def encode(rows: pa.Table | pa.RecordBatch, columns: Sequence[Column]) -> Encode
     codes = np.empty((rows.num_rows, len(categorical)), dtype=np.int64)
     with np.errstate(over="ignore"):
         for j, column in enumerate(numeric):
-            numbers[:, j] = numbers_of(rows.column(column.name), column.name, column.origin)
+            numbers[:, j] = numbers_of(rows.column(column.name), column.name, column.origin, first_row)
     for j, column in enumerate(categorical):
         codes[:, j] = codes_of(rows.column(column.name), column)
     return EncodedRows(numbers, codes)
@@ -80,13 +85,16 @@ def require_columns(present: Sequence[str], needed: Sequence[Column]) -> None:
         raise ColumnMismatchError(missing, [name for name in present if name not in known])
 
 
-def numbers_of(cells: pa.Array | pa.ChunkedArray, name: str, origin: str | None = None) -> npt.NDArray[np.float64]:
+def numbers_of(
+    cells: pa.Array | pa.ChunkedArray, name: str, origin: str | None = None, first_row: int = 0
+) -> npt.NDArray[np.float64]:
     """A column's cells as numbers, NaN where missing.
 
     Args:
         cells: Arrow cells of any type that can be a number, or dates.
         name: The column's name, for messages.
         origin: For dates: ISO instant from which days are counted.
+        first_row: Rows of the data before these cells, for messages.
 
     Raises:
         CellError: Text, or another type that is no number.
@@ -103,7 +111,7 @@ def numbers_of(cells: pa.Array | pa.ChunkedArray, name: str, origin: str | None 
         micros = pc.cast(pc.cast(cells, pa.duration("us"), safe=False), pa.int64())
         return _to_numpy(micros) / 1e6
     elif is_text(kind):
-        return _parsed(cells, name)
+        return _parsed(cells, name, first_row)
     elif pa.types.is_null(kind):
         return np.full(len(cells), np.nan)
     elif pa.types.is_decimal(kind):
@@ -119,15 +127,20 @@ def codes_of(cells: pa.Array | pa.ChunkedArray, column: Column) -> npt.NDArray[n
     A missing cell gets the missing code where training saw missing cells, and the unknown code where it did not.
     """
     text = text_of(cells)
-    if column.kind == "boolean":
+    if column.kind == "boolean" or column.type == "bool":
         text = _canonical_booleans(text)
-    elif "int" in column.type and is_text(cells.type):  # codes that training read as whole numbers: 007 is 7
-        text = pc.replace_substring_regex(text, r"^0*(\d+)(\.0*)?$", r"\1")
+    elif NUMBER_TYPE.fullmatch(column.type) and is_text(_held_type(cells)):  # training read numbers: 007 and 7.0 are 7
+        text = pc.replace_substring_regex(pc.utf8_trim_whitespace(text), r"^([+-]?)0*(\d+)(\.0*)?$", r"\1\2")
     codes = pc.index_in(text, value_set=pa.array(column.categories, pa.string()), skip_nulls=True)
     known = _to_numpy(pc.fill_null(codes, column.unknown_code)).astype(np.int64)
     if column.missing_code is not None:
         known[_to_numpy(pc.is_null(text)).astype(bool)] = column.missing_code
     return known
+
+
+def _held_type(cells: pa.Array | pa.ChunkedArray) -> pa.DataType:
+    """The type of the cells, a dictionary's values for a dictionary."""
+    return cells.type.value_type if pa.types.is_dictionary(cells.type) else cells.type
 
 
 def text_of(cells: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
@@ -159,7 +172,7 @@ def _canonical_booleans(text: pa.Array | pa.ChunkedArray) -> pa.Array | pa.Chunk
     return pc.if_else(pc.is_null(text), pa.scalar(None, pa.string()), words)
 
 
-def _parsed(cells: pa.Array | pa.ChunkedArray, name: str) -> npt.NDArray[np.float64]:
+def _parsed(cells: pa.Array | pa.ChunkedArray, name: str, first_row: int) -> npt.NDArray[np.float64]:
     """Numbers that arrived as text (JSON clients, CSV columns that were text elsewhere)."""
     trimmed = pc.utf8_trim_whitespace(pc.cast(cells, pa.string()))
     trimmed = pc.if_else(pc.equal(trimmed, ""), pa.scalar(None, pa.string()), trimmed)
@@ -168,7 +181,7 @@ def _parsed(cells: pa.Array | pa.ChunkedArray, name: str) -> npt.NDArray[np.floa
     except pa.ArrowInvalid:
         first = first_text_row(trimmed)
         raise CellError(
-            f"column {name!r} holds text where the detector expects numbers, first at row {first}; "
+            f"column {name!r} holds text where the detector expects numbers, first at row {first_row + first:,}; "
             "mend or empty these cells (an empty cell counts as missing)"
         ) from None
 

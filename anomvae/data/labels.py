@@ -73,6 +73,7 @@ def read_labels(rows: pa.Table, label: str | None) -> Labels:
         raise SchemaError(f"--label names {label!r}, which is not a column")
     cells = rows.column(label)
     text = pc.utf8_lower(pc.utf8_trim_whitespace(text_of(cells)))
+    text = pc.replace_substring_regex(text, r"^([+-]?\d+)\.0+$", r"\1")  # 1.0 in a text file is 1
     text = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
     unknown = np.asarray(pc.is_null(text))
     words = {word for word in pc.unique(text).to_pylist() if word is not None}

@@ -144,7 +144,7 @@ def _infer(cells: pa.ChunkedArray, name: str, rules: SchemaRules) -> ColumnKind 
     if pa.types.is_boolean(kind):
         return _unless_constant(cells, name, "boolean", rules)
     if pa.types.is_dictionary(kind):
-        return _unless_constant(pc.cast(cells, kind.value_type), name, "categorical", rules)
+        return _infer_dictionary(pc.cast(cells, kind.value_type), name, rules)
     if pa.types.is_temporal(kind) and not pa.types.is_duration(kind):
         return LeftOut(
             name,
@@ -161,6 +161,16 @@ def _infer(cells: pa.ChunkedArray, name: str, rules: SchemaRules) -> ColumnKind 
     ):
         return _infer_number(cells, name, rules)
     return LeftOut(name, f"of type {kind}, which is no number, category or date")
+
+
+def _infer_dictionary(cells: pa.ChunkedArray, name: str, rules: SchemaRules) -> ColumnKind | LeftOut:
+    """A dictionary is how some writers store any text, and how pandas stores categories of any type."""
+    if is_text(cells.type):
+        return _infer_text(cells, name, rules)
+    distinct = pc.count_distinct(cells, mode="only_valid").as_py()
+    if distinct > MAX_CATEGORIES:
+        return LeftOut(name, f"a category of {distinct:,} different values (declare it `categorical` to keep it)")
+    return _unless_constant(cells, name, "categorical", rules)
 
 
 def _unless_constant(cells: pa.ChunkedArray, name: str, kind: ColumnKind, rules: SchemaRules) -> ColumnKind | LeftOut:
@@ -228,7 +238,8 @@ def _refuse_spoilt_numbers(cells: pa.ChunkedArray, name: str, distinct: int) -> 
 
 
 def _describe(cells: pa.ChunkedArray, name: str, kind: ColumnKind) -> Column:
-    arrow_type, n = str(cells.type), max(1, len(cells))
+    held = cells.type.value_type if pa.types.is_dictionary(cells.type) else cells.type
+    arrow_type, n = str(held), max(1, len(cells))
     if kind in ("boolean", "categorical"):
         text = text_of(cells)
         missing = text.null_count

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -11,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from anomvae.bundle.promise import rows_needed
 from anomvae.data.encoding import is_text, text_of
 from anomvae.errors import SchemaError, TooFewRowsError
 
@@ -40,16 +40,6 @@ class RowSplit:
     calibration: IntArray
     how: Literal["random", "time", "group"]
     column: str | None
-
-
-def rows_needed(alarm_rate: float) -> int:
-    """Calibration rows that a stated alarm rate needs: the smallest p-value, 1 / (m + 1), must not exceed it.
-
-    Example:
-        >>> rows_needed(0.01)
-        99
-    """
-    return max(1, math.ceil(1.0 / alarm_rate - 1e-9) - 1)
 
 
 def part_sizes(n: int, alarm_rate: float) -> tuple[int, int, int]:
@@ -133,10 +123,10 @@ def _by_group(cells: pa.ChunkedArray, name: str, sizes: tuple[int, int, int], ra
     taken: list[list[int]] = [[], [], []]
     counts, wanted = [0, 0, 0], (train, validation, calibration)
     by_size = sorted(groups, key=lambda group: -int(sizes_of[group]))
-    for group in by_size:  # each to the part that still lacks the largest share of its rows; every part gets one
+    for group in by_size:  # each to the part that still lacks most rows; every part gets one
         empty = [part for part in (0, 2, 1) if not taken[part]]
         left = len(by_size) - sum(map(len, taken))
-        lacking = max(range(3), key=lambda part: 1.0 - counts[part] / wanted[part])
+        lacking = max(range(3), key=lambda part: wanted[part] - counts[part])
         part = empty[0] if empty and left <= len(empty) else lacking
         taken[part].append(int(group))
         counts[part] += int(sizes_of[group])

@@ -58,7 +58,14 @@ def write_answers(out: str, answers: Answers) -> int:
         OutputError: The suffix is unknown, the place cannot be written, or the disk is full.
     """
     if out == "-":
-        return _pump(_JsonLines(sys.stdout, answers), answers)
+        try:
+            rows = _pump(_JsonLines(sys.stdout, answers), answers)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputError(f"standard output cannot be written: {error.strerror or 'the system refuses'}") from error
+        return rows
     path = Path(out)
     refuse_suffix(path)
     staging: Path | None = None

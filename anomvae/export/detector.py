@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from anomvae.bundle.promise import DECISION_SHARES
 from anomvae.calibration import TIE, ScoreTable
 
 if TYPE_CHECKING:
     from anomvae.calibration.conformal import FloatArray
     from anomvae.vae.scores import RowScorer
-
-DECISION_SHARES = {"elbo": (1.0, 0.0), "reconstruction": (0.0, 1.0), "either": (0.5, 0.5)}
-"""Share of the alarm rate each p-value may spend; at half each their union keeps the rate, however they depend."""
 
 
 class Answers(NamedTuple):

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 MAX_ROWS_SHOWN = 5_000
 STRANGEST = 12
 REASONS = 3
-CHUNK = 512
 ACTIVE_NATS = 0.01
 """A latent dimension whose mean KL is smaller carries nothing; Burda et al. (2016) count units in the same spirit."""
 FIELDS = ("score", "reconstruction_error", "p_value", "p_value_reconstruction", "alarm", "contribution", "latent")
@@ -96,10 +95,7 @@ def look_at(
 
 
 def _scored(session: GraphSession, rows: EncodedRows) -> ScoredRows:
-    chunks = [
-        session.run(rows.take(slice(start, start + CHUNK)), FIELDS) for start in range(0, max(1, len(rows)), CHUNK)
-    ]
-    joined = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in FIELDS}
+    joined = session.run_in_chunks(rows, FIELDS)
     wide = {name: value.astype(np.float64) for name, value in joined.items()}
     return ScoredRows(
         score=wide["score"],
@@ -114,12 +110,7 @@ def _scored(session: GraphSession, rows: EncodedRows) -> ScoredRows:
 
 def _strangest(manifest: Manifest, prepared: PreparedData, session: GraphSession) -> tuple[StrangeRow, ...]:
     n = len(prepared.normal)
-    scores = np.concatenate(
-        [
-            session.run(prepared.normal.take(slice(start, start + CHUNK)), ["score"])["score"].astype(np.float64)
-            for start in range(0, n, CHUNK)
-        ]
-    )
+    scores = session.run_in_chunks(prepared.normal, ["score"])["score"].astype(np.float64)
     positions = np.argsort(-scores, kind="stable")[:STRANGEST]
     rows = prepared.normal.take(positions)
     outputs = [name for name in (*FIELDS, *REASON_OUTPUTS) if name in session.outputs]
@@ -155,10 +146,14 @@ def _reason(raw: dict[str, object]) -> Reason:
 def _latent_nats(model: TableVAE, rows: EncodedRows) -> npt.NDArray[np.float64]:
     if not model.settings.is_variational or len(rows) == 0:
         return np.empty(0)
+    total = torch.zeros(model.k)
+    chunk = model.layout.chunk_rows(MAX_ROWS_SHOWN)
     with torch.no_grad():
-        prepared = model.preparation(torch.from_numpy(rows.numeric), torch.from_numpy(rows.categorical))
-        nats = kl_from_standard(model.posterior(prepared.features())).mean(dim=0)
-    return nats.numpy().astype(np.float64)
+        for start in range(0, len(rows), chunk):
+            part = rows.take(slice(start, start + chunk))
+            prepared = model.preparation(torch.from_numpy(part.numeric), torch.from_numpy(part.categorical))
+            total += kl_from_standard(model.posterior(prepared.features())).sum(dim=0)
+    return (total / len(rows)).numpy().astype(np.float64)
 
 
 def _warnings(

@@ -15,10 +15,11 @@ import torch
 
 from anomvae.bundle import Bundle, Calibration, Manifest, Provenance, Split, TrainingRecord, write_bundle
 from anomvae.bundle.folder import refuse_occupied
+from anomvae.bundle.promise import DECISION_SHARES
 from anomvae.calibration import threshold
 from anomvae.errors import SettingError
 from anomvae.evaluation import Evaluation, evaluate
-from anomvae.export.detector import DECISION_SHARES, CalibratedDetector
+from anomvae.export.detector import CalibratedDetector
 from anomvae.export.graph import export_graph
 from anomvae.export.parity import check_parity, probe_rows
 from anomvae.fitting.card import model_card
@@ -29,6 +30,7 @@ from anomvae.scoring.session import GraphSession
 from anomvae.training.loop import Check, History, Hook, choose_device, cpu_threads, train
 from anomvae.vae.layout import layout_of
 from anomvae.vae.model import TableVAE
+from anomvae.vae.preparation import StoredRows
 from anomvae.vae.scores import RowScorer
 from anomvae.vae.weights import to_files
 
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
     from anomvae.data.encoding import EncodedRows
     from anomvae.fitting.settings import FitSettings
     from anomvae.vae.layout import Scaling
-    from anomvae.vae.preparation import Rows
 
 SCORING_CHUNK = 8192
 PACKAGES = ("anomvae", "torch", "onnx", "onnxruntime", "numpy", "pyarrow", "pandas", "scikit-learn")
@@ -102,7 +103,7 @@ def fit_bundle(
     )
     parity = check_parity(graph, detector, numbers, codes, settings.alarm_rate)
     manifest = _manifest(prepared, settings, calibration, model, time.monotonic() - started)
-    findings = look_at(manifest, prepared, GraphSession(graph), model, history)
+    findings = look_at(manifest, prepared, GraphSession(graph, manifest.width), model, history)
     evaluation = _evaluation(findings, settings.alarm_rate)
     record = _record(prepared, settings, history, evaluation, manifest, parity)
     files = {
@@ -144,8 +145,9 @@ def calibrate(model: TableVAE, prepared: PreparedData, settings: FitSettings) ->
     rows = prepared.normal.take(prepared.split.calibration)
     scores, errors = [], []
     with torch.no_grad():
-        for start in range(0, len(rows), SCORING_CHUNK):
-            part = rows.take(slice(start, start + SCORING_CHUNK))
+        chunk = model.layout.chunk_rows(SCORING_CHUNK)
+        for start in range(0, len(rows), chunk):
+            part = rows.take(slice(start, start + chunk))
             answers = scorer(torch.from_numpy(part.numeric), torch.from_numpy(part.categorical))
             scores.append(answers.score.numpy())
             errors.append(answers.reconstruction_error.numpy())
@@ -163,12 +165,13 @@ def calibrate(model: TableVAE, prepared: PreparedData, settings: FitSettings) ->
     return CalibratedDetector(scorer, score, error, settings.decision).eval(), calibration
 
 
-def _tensors(model: TableVAE, rows: EncodedRows, device: torch.device) -> Rows:
+def _tensors(model: TableVAE, rows: EncodedRows, device: torch.device) -> StoredRows:
     with torch.no_grad():
-        prepared: Rows = model.preparation(
-            torch.from_numpy(rows.numeric).to(device), torch.from_numpy(rows.categorical).to(device)
+        return StoredRows(
+            model.preparation,
+            torch.from_numpy(rows.numeric).to(device),
+            torch.from_numpy(rows.categorical).to(device),
         )
-    return prepared
 
 
 def _manifest(
@@ -229,6 +232,7 @@ def _record(
 ) -> TrainingRecord:
     parameters: dict[str, Any] = {
         "alarm_rate": settings.alarm_rate,
+        "settings_digest": settings.digest,
         "decision": settings.decision,
         "data": prepared.name,
         "rows": prepared.n_rows,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import re
 import tomllib
 import types
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
+from anomvae.bundle.promise import least_share
 from anomvae.calibration.conformal import check_alarm_rate
 from anomvae.data.schema import Declared, SchemaRules
 from anomvae.errors import SettingError
@@ -71,6 +74,12 @@ class FitSettings:
                 raise SettingError(f"columns.{column} is {kind!r}; it must be one of {', '.join(get_args(Declared))}")
 
     @property
+    def digest(self) -> str:
+        """Digest of all settings: two fits of the same data and digest are the same."""
+        text = json.dumps(asdict(self), sort_keys=True, default=dict)
+        return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+    @property
     def rules(self) -> SchemaRules:
         """How columns are understood."""
         return SchemaRules(self.columns, self.drop, self.label, self.time, self.by, self.keep_constant)
@@ -78,7 +87,7 @@ class FitSettings:
     @property
     def least_rate(self) -> float:
         """The rate each calibrated score must support: half of it where two share it."""
-        return self.alarm_rate / 2 if self.decision == "either" else self.alarm_rate
+        return least_share(self.alarm_rate, self.decision)
 
 
 def settings_from_toml(path: Path, overrides: Mapping[str, Any] | None = None) -> FitSettings:
@@ -104,7 +113,12 @@ def settings_from(
     raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, where: str = "settings"
 ) -> FitSettings:
     """Settings of a mapping; see :func:`settings_from_toml`."""
+    if not hasattr(raw, "items"):
+        raise SettingError(f"{where}: the settings of a fit must be a table")
     merged: dict[str, Any] = dict(raw)
+    for name in ("columns", "model", "training"):
+        if not hasattr(_fields(merged.get(name, {})), "items"):
+            raise SettingError(f"{where}: {name} must be a table of settings")
     for name, value in (overrides or {}).items():
         if value is None or value == ():
             continue

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
+from anomvae.bundle.promise import least_share, rows_needed
 from anomvae.calibration.conformal import check_alarm_rate
 from anomvae.data.encoding import encode, require_columns
 from anomvae.errors import SettingError, TooFewRowsError
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
     Arrays = dict[str, npt.NDArray[np.generic]]
 
-CHUNK_ROWS = 1024
-"""Rows a call: larger calls fall out of the processor's cache, smaller ones pay the call's overhead."""
 ANSWER_OUTPUTS = ("score", "p_value", "reconstruction_error", "p_value_reconstruction", "alarm")
 MAX_TOP = 1000
 
@@ -43,7 +42,7 @@ class Scorer:
     def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
         self.bundle = bundle
         self.threads = threads or os.cpu_count() or 1
-        self.session = GraphSession(bundle.graph)
+        self.session = GraphSession(bundle.graph, bundle.manifest.width)
 
     @property
     def manifest(self) -> Manifest:
@@ -111,15 +110,17 @@ class Scorer:
         self.check_alarm_rate(alarm_rate)
         schema = self.schema(rows, top)
         writer = ReasonWriter(self.manifest, _checked_top(top))
-        waiting: deque[object] = deque()
+        waiting: deque[Future[pa.RecordBatch]] = deque()
+        first_row = 0
         with ThreadPoolExecutor(self.threads, thread_name_prefix="score") as pool:
             try:
                 for batch in batches:
-                    waiting.append(pool.submit(self._answer_batch, batch, schema, writer, alarm_rate))
+                    waiting.append(pool.submit(self._answer_batch, batch, schema, writer, alarm_rate, first_row))
+                    first_row += batch.num_rows
                     while len(waiting) > self.threads + 1:
-                        yield waiting.popleft().result()  # type: ignore[attr-defined]
+                        yield waiting.popleft().result()
                 while waiting:
-                    yield waiting.popleft().result()  # type: ignore[attr-defined]
+                    yield waiting.popleft().result()
             finally:
                 pool.shutdown(cancel_futures=True)
 
@@ -132,11 +133,7 @@ class Scorer:
             alarm_rate: Replaces the bundle's.
         """
         wanted = [name for name in outputs if name in self.session.outputs]
-        chunks = [
-            self.session.run(rows.take(slice(start, start + CHUNK_ROWS)), wanted, alarm_rate)
-            for start in range(0, max(1, len(rows)), CHUNK_ROWS)
-        ]
-        return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in wanted}
+        return self.session.run_in_chunks(rows, wanted, alarm_rate)
 
     def check_alarm_rate(self, alarm_rate: float | None) -> None:
         """Refuses a rate that the calibration rows do not support.
@@ -148,11 +145,10 @@ class Scorer:
         if alarm_rate is None:
             return
         check_alarm_rate(alarm_rate)
-        smallest = self.manifest.calibration.smallest_alarm_rate
-        if self.manifest.calibration.decision == "either":
-            smallest *= 2
-        if alarm_rate < smallest * (1 - 1e-9):
-            needed = int(np.ceil(1 / alarm_rate)) - 1
+        calibration = self.manifest.calibration
+        needed = rows_needed(least_share(alarm_rate, calibration.decision))
+        if needed > calibration.rows:
+            smallest = calibration.smallest_alarm_rate * alarm_rate / least_share(alarm_rate, calibration.decision)
             raise TooFewRowsError(
                 f"an alarm rate of {alarm_rate:g} takes {needed:,} calibration rows, {self.manifest.name!r} was calibrated "
                 f"on {self.manifest.calibration.rows:,}; the smallest rate it supports is {smallest:.2g}",
@@ -160,14 +156,20 @@ class Scorer:
             )
 
     def _answer_batch(
-        self, batch: pa.RecordBatch, schema: pa.Schema, writer: ReasonWriter, alarm_rate: float | None
+        self,
+        batch: pa.RecordBatch,
+        schema: pa.Schema,
+        writer: ReasonWriter,
+        alarm_rate: float | None,
+        first_row: int,
     ) -> pa.RecordBatch:
-        rows = encode(batch, self.manifest.columns)
+        rows = encode(batch, self.manifest.columns, first_row=first_row)
         wanted = [*ANSWER_OUTPUTS, *(name for name in REASON_OUTPUTS if name in self.session.outputs)]
         answers: list[Arrays] = []
         picks: list[Picks] = []
-        for start in range(0, len(rows), CHUNK_ROWS):  # picked while the chunk is still in the cache
-            chunk = rows.take(slice(start, start + CHUNK_ROWS))
+        size = self.session.chunk_rows
+        for start in range(0, len(rows), size):  # picked while the chunk is still in the cache
+            chunk = rows.take(slice(start, start + size))
             found = self.session.run(chunk, wanted, alarm_rate)
             picks.append(writer.pick(chunk, found))
             answers.append({name: found[name] for name in ANSWER_OUTPUTS})

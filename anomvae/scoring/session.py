@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     Arrays = dict[str, npt.NDArray[np.generic]]
 
+CHUNK_ROWS = 1024
+CHUNK_CELLS = 2**20
 ALIGNMENT = 16
 """Calls are filled up to a multiple of this many rows: ONNX Runtime's vector loops treat a call's last few rows
 differently in the last bit, and a row's score must not depend on how many rows came with it."""
@@ -28,13 +30,16 @@ class GraphSession:
 
     Args:
         graph: The ONNX file of a verified bundle, or its content.
+        width: Cells a row takes inside the graph (one-hots counted), so that wide rows come in smaller calls.
         providers: Execution providers, best first.
 
     Raises:
         BundleError: ONNX Runtime does not accept the graph.
     """
 
-    def __init__(self, graph: Path | bytes, providers: Sequence[str] = ("CPUExecutionProvider",)) -> None:
+    def __init__(
+        self, graph: Path | bytes, width: int = 0, providers: Sequence[str] = ("CPUExecutionProvider",)
+    ) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1  # callers run side by side
         options.inter_op_num_threads = 1
@@ -46,8 +51,23 @@ class GraphSession:
         except Exception as error:  # noqa: BLE001  onnxruntime raises many classes of its own, all meaning: no such graph
             name = "the graph" if isinstance(graph, bytes) else graph
             raise BundleError(f"{name} is not a graph that ONNX Runtime can load: {type(error).__name__}") from None
+        self._width = width
         self.inputs = tuple(value.name for value in self._session.get_inputs())
         self.outputs = tuple(value.name for value in self._session.get_outputs())
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows a call: larger calls fall out of the processor's cache, smaller ones pay the call's overhead."""
+        return max(ALIGNMENT, min(CHUNK_ROWS, CHUNK_CELLS // max(1, self._width)) // ALIGNMENT * ALIGNMENT)
+
+    def run_in_chunks(self, rows: EncodedRows, outputs: Sequence[str], alarm_rate: float | None = None) -> Arrays:
+        """Answers for any number of rows, chunk by chunk; see :meth:`run`."""
+        size = self.chunk_rows
+        chunks = [
+            self.run(rows.take(slice(start, start + size)), outputs, alarm_rate)
+            for start in range(0, max(1, len(rows)), size)
+        ]
+        return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in outputs}
 
     def run(self, rows: EncodedRows, outputs: Sequence[str], alarm_rate: float | None = None) -> Arrays:
         """Answers for rows in one call.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from anomvae.training.settings import TrainingSettings
     from anomvae.vae.model import TableVAE
-    from anomvae.vae.preparation import Rows
+    from anomvae.vae.preparation import Rows, StoredRows
 
 WARM_UP_STEPS = 50
 VALIDATION_CHUNK = 8192
@@ -103,7 +103,11 @@ def cpu_threads(threads: int) -> Iterator[None]:
 
 
 def train(
-    model: TableVAE, train_rows: Rows, validation_rows: Rows, settings: TrainingSettings, hooks: Sequence[Hook] = ()
+    model: TableVAE,
+    train_rows: Rows | StoredRows,
+    validation_rows: Rows | StoredRows,
+    settings: TrainingSettings,
+    hooks: Sequence[Hook] = (),
 ) -> History:
     """Fits the model in place and leaves it with the weights of the best validation bound.
 
@@ -142,8 +146,8 @@ class _Run:
     def __init__(
         self,
         model: TableVAE,
-        train_rows: Rows,
-        validation_rows: Rows,
+        train_rows: Rows | StoredRows,
+        validation_rows: Rows | StoredRows,
         settings: TrainingSettings,
         hooks: Sequence[Hook],
     ) -> None:
@@ -239,11 +243,12 @@ def _validation_noise(model: TableVAE, n: int, seed: int, device: torch.device) 
 
 
 @torch.no_grad()
-def _validation_loss(model: TableVAE, rows: Rows, still: Tensor) -> float:
+def _validation_loss(model: TableVAE, rows: Rows | StoredRows, still: Tensor) -> float:
     n = len(rows.observed)
     total = 0.0
-    for start in range(0, n, VALIDATION_CHUNK):
-        part = rows.take(torch.arange(start, min(n, start + VALIDATION_CHUNK), device=still.device))
+    chunk = model.layout.chunk_rows(VALIDATION_CHUNK)
+    for start in range(0, n, chunk):
+        part = rows.take(torch.arange(start, min(n, start + chunk), device=still.device))
         size = len(part.observed)
         total += objective(model, part, Noise(still[:, :size])).item() * size
     bound = total / max(1, n)

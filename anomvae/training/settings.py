@@ -54,6 +54,8 @@ class TrainingSettings:
         for name, value in positive.items():
             if not 0 < value < math.inf:
                 raise SettingError(f"training.{name} must be a number above zero")
+        if not 0 <= self.seed < 2**63:
+            raise SettingError("training.seed must be a whole number from 0, below 2 to the power of 63")
         if self.batch_rows is not None and self.batch_rows < 1:
             raise SettingError("training.batch_rows must be at least 1")
         if not 0 <= self.min_gain < math.inf:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from anomvae.bundle import Column
 
 Scaling = Literal["standard", "unit"]
+CHUNK_CELLS = 2**22
 NO_CODE = -(2**31)
 """A code that no cell has."""
 
@@ -46,6 +47,20 @@ class Layout:
         return len(self.cardinalities)
 
     @property
+    def n_features(self) -> int:
+        """Width of the encoder's input."""
+        return 2 * self.d + self.n_onehot + self.c
+
+    def chunk_rows(self, most: int) -> int:
+        """Rows to handle at once so that wide one-hots stay small: at most `most`, a multiple of 16.
+
+        Example:
+            >>> Layout((0.0,), (1.0,), (False,), (), (), 0.1).chunk_rows(8192)
+            8192
+        """
+        return max(16, min(most, CHUNK_CELLS // max(1, self.n_features)) // 16 * 16)
+
+    @property
     def n_onehot(self) -> int:
         """Known values of all categories together."""
         return sum(self.cardinalities)
@@ -67,7 +82,7 @@ def layout_of(columns: Sequence[Column], rows: int, scaling: Scaling = "standard
         low, high = column.low or 0.0, column.high or 0.0
         width = (high - low) if scaling == "unit" else std
         offsets.append(low if scaling == "unit" else mean)
-        tiny = 1e-6 * max(abs(low), abs(high), 1e-30)  # float32 cannot tell such values apart
+        tiny = 1e-6 * max(abs(mean), 1e-30)  # float32 cannot tell such values apart; a value far out must not decide
         scale = width if width > tiny else (tiny if column.std else 1.0)
         scales.append(min(scale, 1e38))  # within float32
     return Layout(

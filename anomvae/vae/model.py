@@ -35,10 +35,9 @@ class TableVAE(nn.Module):
         self.k = settings.latent_size(layout.d + layout.c)
         scaling: Scaling = "unit" if settings.likelihood == "bernoulli" else "standard"
         self.preparation = Preparation(layout, scaling)
-        n_features = 2 * layout.d + layout.n_onehot + layout.c
         outputs = 2 * self.k if settings.is_variational else self.k
         widths = list(settings.layers)
-        self.encoder = mlp([n_features, *widths, outputs])
+        self.encoder = mlp([layout.n_features, *widths, outputs])
         self.decoder = mlp([self.k, *reversed(widths), layout.d + layout.n_onehot])
         self.likelihood = RowLikelihood(layout, settings, self.preparation.blocks)
         self.prior: Prior = StandardNormalPrior(self.k) if settings.is_variational else NoPrior(self.k)

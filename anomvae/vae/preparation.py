@@ -40,6 +40,25 @@ class Rows(NamedTuple):
         return Rows(*(part.index_select(0, index) for part in self))
 
 
+class StoredRows:
+    """A whole data set, prepared but for its one-hots, which are made for the rows at hand: few values cost little memory.
+
+    Args:
+        preparation: Makes the one-hots.
+        numeric: Raw numbers, shape ``(n, d)``.
+        categorical: Codes, shape ``(n, c)``.
+    """
+
+    def __init__(self, preparation: Preparation, numeric: Tensor, categorical: Tensor) -> None:
+        self._preparation, self._codes = preparation, categorical
+        self.x, self.observed = preparation.numbers(numeric)
+
+    def take(self, index: Tensor) -> Rows:
+        """Prepared rows by position."""
+        onehot, known, unknown = self._preparation.categories(self._codes.index_select(0, index))
+        return Rows(self.x.index_select(0, index), self.observed.index_select(0, index), onehot, known, unknown)
+
+
 class Preparation(nn.Module):
     """Scales numbers, encodes categories, masks what is missing.
 
@@ -79,16 +98,20 @@ class Preparation(nn.Module):
             numeric: Raw units, NaN where missing, float32, shape ``(n, d)``.
             categorical: Codes, int64, shape ``(n, c)``; a code out of range counts as unknown.
         """
-        x, observed = self._numbers(numeric)
+        return Rows(*self.numbers(numeric), *self.categories(categorical))
+
+    def categories(self, categorical: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One-hots, which categories are known and which were never seen; see :class:`Rows`."""
         if not self.layout.c:
-            none = x[:, :0]
-            return Rows(x, observed, none, none, none)
+            none = categorical[:, :0].to(torch.float32)
+            return none, none, none
         onehot = (categorical.index_select(1, self.column_of) == self.code_of).to(torch.float32)
         known = onehot @ self.blocks
         missing = (categorical == self.missing_code).to(torch.float32)
-        return Rows(x, observed, onehot, known, 1.0 - known - missing)
+        return onehot, known, 1.0 - known - missing
 
-    def _numbers(self, numeric: Tensor) -> tuple[Tensor, Tensor]:
+    def numbers(self, numeric: Tensor) -> tuple[Tensor, Tensor]:
+        """Scaled numbers and which of them are there; see :class:`Rows`."""
         if not self.layout.d:
             return numeric, numeric
         missing = torch.isnan(numeric)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anomvae.bundle.promise import rows_needed
 from anomvae.calibration import threshold
 from anomvae.data.splits import (
     MAX_CALIBRATION_ROWS,
@@ -18,7 +19,6 @@ from anomvae.data.splits import (
     MIN_TRAIN_ROWS,
     RowSplit,
     part_sizes,
-    rows_needed,
     split_rows,
 )
 from anomvae.errors import SchemaError, TooFewRowsError

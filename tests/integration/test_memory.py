@@ -44,3 +44,19 @@ def test_the_measure_of_memory_sees_memory() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert json.loads(done.stdout) > 380
+
+
+def test_wide_categories_are_scored_within_500_mb(tmp_path: Path) -> None:
+    code = (
+        "import numpy as np, pyarrow as pa, pyarrow.parquet as pq\n"
+        "draw = np.random.default_rng(0)\n"
+        "words = np.array([f'w{k}' for k in range(150)], dtype=object)\n"
+        "rows = pa.table({f'c{j}': pa.array(words[draw.integers(0, 150, 60_000)], pa.string()) for j in range(30)})\n"
+        "pq.write_table(rows, 'rows.parquet')\n"
+        "from anomvae.fitting import FitSettings, fit_bundle\n"
+        "from anomvae.training.settings import TrainingSettings\n"
+        "from pathlib import Path\n"
+        "fit_bundle(rows.slice(0, 2000), FitSettings(alarm_rate=0.05, training=TrainingSettings(max_steps=10)), Path('bundle'))\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    assert score_command(tmp_path / "rows.parquet", tmp_path)["peak_mb"] < 500

@@ -49,7 +49,7 @@ def test_the_first_run_makes_a_champion_and_the_second_finds_nothing_to_do(
     assert main([str(job)]) == 0
     assert "version 1 is the first, and champion" in capsys.readouterr().out
     assert main([str(job)]) == 0
-    assert "nothing to do" in capsys.readouterr().out
+    assert "nothing to fit" in capsys.readouterr().out
 
 
 def test_a_better_version_is_promoted_and_a_worse_one_is_not(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
