@@ -97,7 +97,10 @@ class Detector:
         encoded = encode(open_rows(rows).table(), self.manifest.columns)
         found = self._scorer.answers(encoded, ["contribution", "latent_contribution"])
         frame = pd.DataFrame(found["contribution"], columns=[column.name for column in self.manifest.scored])
-        frame["(latent)"] = found["latent_contribution"]
+        name = "(latent)"
+        while name in frame:
+            name = f"({name})"
+        frame[name] = found["latent_contribution"]
         return _indexed(frame, rows)
 
     def sample(self, n: int, *, seed: int = 0) -> pd.DataFrame:

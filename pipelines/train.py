@@ -15,7 +15,7 @@
     name = "press"
     alarm_rate = 0.01
 
-Relative paths are taken from the TOML file's folder. Run again on the same data and settings, it does nothing. Exit code 0:
+Relative paths are taken from the TOML file's folder; `out` holds the newest fit, promoted or not. Run again on the same data and settings, it does nothing. Exit code 0:
 the newest version is champion, or nothing was to be done; 3: fitted and registered, and the champion stays; 2: the data or
 the settings are wrong; 1: our fault or the registry's. Nothing but a whole bundle is ever registered.
 """

@@ -61,6 +61,8 @@ def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -
     refuse_occupied(folder)
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
     manifest = dataclasses.replace(manifest, files=digests)
+    digests[MANIFEST] = manifest_digest(manifest.to_json())
+    manifest = dataclasses.replace(manifest, files=digests)
     staging: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +76,8 @@ def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
-    return Bundle(folder, manifest)
+    del digests[MANIFEST]
+    return Bundle(folder, dataclasses.replace(manifest, files=digests))
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -95,11 +98,23 @@ def read_bundle(folder: Path) -> Bundle:
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(f"{folder / MANIFEST} cannot be read: it is damaged or not readable by this user") from error
     manifest = Manifest.from_json(text, where=str(folder / MANIFEST))
-    for name, digest in manifest.files.items():
+    own = manifest.files.get(MANIFEST)
+    files = {name: digest for name, digest in manifest.files.items() if name != MANIFEST}
+    manifest = dataclasses.replace(manifest, files=files)
+    for name, digest in files.items():
         _verify(folder, name, digest)
     if GRAPH not in manifest.files:
         raise BundleError(f"{folder} is incomplete: its manifest names no {GRAPH}")
+    if own != manifest_digest(text):
+        raise BundleError(f"{folder / MANIFEST} is damaged or was changed by hand; fit or pull it again")
     return Bundle(folder, manifest)
+
+
+def manifest_digest(text: str) -> str:
+    """sha256 of a manifest's content without its own entry, whatever its white space and order."""
+    raw = json.loads(text)
+    raw["files"] = {name: digest for name, digest in raw["files"].items() if name != MANIFEST}
+    return hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()
 
 
 def refuse_occupied(folder: Path) -> None:
@@ -115,8 +130,12 @@ def refuse_occupied(folder: Path) -> None:
     except OSError as error:
         raise OutputError(f"{folder} cannot be looked into: {error.strerror}") from error
     standing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if not standing.is_dir() or not os.access(standing, os.W_OK | os.X_OK):
-        raise OutputError(f"the bundle cannot be written to {folder}: {standing} is no folder that may be written")
+    try:
+        Path(tempfile.mkdtemp(prefix=".anomvae-", dir=folder.parent if standing == folder else standing)).rmdir()
+    except OSError as error:
+        raise OutputError(
+            f"the bundle cannot be written to {folder}: {error.strerror or 'the system refuses'}"
+        ) from error
     if occupied:
         raise OutputError(f"{folder} holds something that is not a bundle; name another folder")
 

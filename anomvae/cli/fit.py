@@ -95,6 +95,8 @@ def _show_data(prepared: PreparedData) -> None:
     if prepared.schema.left_out:
         left = [(column.name, column.reason) for column in prepared.schema.left_out]
         console.print(table("left out", ("column", "why"), left))
+    if split.how == "time" and any(column.role == "group" for column in prepared.schema.left_out):
+        warn("--time decides the split, so the groups of --by are not kept whole")
     how = {"random": "at random", "time": f"by time ({split.column}), the latest rows calibrate"}.get(
         split.how, f"by group ({split.column}), groups stay whole"
     )
@@ -153,7 +155,8 @@ def _track(result: FitResult, folder: Path, tracking_uri: str | None) -> str:
     """Logs and registers; a server that does not answer costs nothing but a later command."""
     from anomvae.errors import TrackingError
 
-    later = f"the bundle is safe in {folder}; log it later with `anomvae models log {folder}`"
+    to = f" --tracking-uri {tracking_uri}" if tracking_uri else ""
+    later = f"the bundle is safe in {folder}; log it later with `anomvae models log {folder}{to}`"
     try:
         from anomvae.tracking.runs import log_bundle
     except ImportError:

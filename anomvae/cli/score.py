@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import glob
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from anomvae.cli.console import err
+from anomvae.cli.console import err, warn
 from anomvae.cli.options import AlarmRate, Data, Model, TrackingUri
+from anomvae.errors import OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     import pyarrow as pa
+
+
+UNKNOWN_SHARE = 0.5
 
 
 def score(
@@ -40,6 +45,7 @@ def score(
 
     if out != "-":
         refuse_suffix(Path(out))
+        _refuse_own_input(Path(out), data)
     scorer = Scorer(find_bundle(model, tracking_uri=tracking_uri))
     scorer.check_alarm_rate(alarm_rate)
     source = open_rows(data, types=arrow_types(scorer.manifest))
@@ -56,11 +62,26 @@ def score(
     where = "" if out == "-" else f" to {out}"
     share = f" ({alarms.count / rows:.2%})" if rows else ""
     rate = scorer.manifest.calibration.alarm_rate if alarm_rate is None else alarm_rate
+    for column, count in scorer.unknown_cells.items():
+        if rows and count > UNKNOWN_SHARE * rows:
+            warn(
+                f"column {column!r} holds values that training never saw in {count:,} of {rows:,} rows; "
+                "see whether they are written otherwise (`anomvae models show`)"
+            )
     err().print(
         f"{rows:,} rows scored{where} in {seconds:.1f} s ({rows / max(seconds, 1e-9):,.0f} rows/s): {alarms.count:,} alarms{share} "
         f"at a stated rate of {rate:.2%} of normal rows",
         soft_wrap=True,
     )
+
+
+def _refuse_own_input(out: Path, data: str) -> None:
+    """Answers must not replace the measurements they answer."""
+    read = [Path(data).expanduser(), *map(Path, glob.glob(data))]  # noqa: PTH207  the pattern may be absolute
+    if any(
+        out.resolve() == path.resolve() or (path.is_dir() and path.resolve() in out.resolve().parents) for path in read
+    ):
+        raise OutputError(f"{out} is, or lies among, the data to be scored; name another file for the answers")
 
 
 class _Tally:

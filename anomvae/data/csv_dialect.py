@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import re
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
 """Compressions of text files by their first bytes."""
 
 _UTF16_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?([eE][+-]?\d+)?")
 _CHUNK_BYTES = 1 << 20
 _SNIFF_CHARS = 1 << 20
 _SNIFF_ROWS = 100
@@ -130,6 +132,8 @@ def sniff_csv(file: TextFile) -> CsvDialect:
         raise DataFileError(f"{file.name} holds no header and no rows; give a file with both")
     if file.n_quotes % 2:
         _refuse_open_quote(file, delimiter)
+    if _is_data(rows[0]):
+        raise DataFileError(f"{file.name} seems to have no header row: its first row holds only numbers; add the names")
     names, n_named = _names(rows[0], rows[1:])
     below = islice(io.StringIO(text, newline=""), header_lines, None)
     has_rows = not is_whole or any(line.strip() for line in below)
@@ -208,6 +212,13 @@ def _first_rows(text: str, delimiter: str, *, is_whole: bool) -> tuple[list[list
         pass  # a cell of more than 128 KiB: what came before it will do
     is_cut = not is_whole and len(rows) <= _SNIFF_ROWS
     return (rows[:-1] if is_cut and len(rows) > 1 else rows), header_lines
+
+
+def _is_data(header: list[str]) -> bool:
+    """Whether a header is a row of data: only numbers, not all of them whole (years name columns, too)."""
+    cells = [cell.strip() for cell in header if cell.strip()]
+    numbers = [cell for cell in cells if _NUMBER.fullmatch(cell)]
+    return bool(cells) and len(numbers) == len(cells) and any("." in cell or "," in cell for cell in numbers)
 
 
 def _names(header: list[str], rows: list[list[str]]) -> tuple[tuple[str, ...], int]:

@@ -25,6 +25,10 @@ Declared = Literal["numeric", "date", "boolean", "categorical", "omit"]
 MAX_CATEGORIES = 200
 """A text column with more different values is no category unless declared."""
 MIN_ROWS_FOR_IDENTIFIER = 10
+ULPS = 4
+"""A column whose standard deviation is fewer steps of float32 than this holds nothing that the graph could see."""
+PANDAS_INDEX = re.compile(r"__index_level_\d+__")
+UNTIDY_NUMBER = r"^[+-]?\d[\d.,'\x{a0}\x{202f} ]*\s*[^\d\s]{0,4}$"
 FENCE = 20.0
 """Numbers further from the median than this many interquartile ranges do not set a column's scale."""
 ID_NAME = re.compile(r"(^|[\s_\-.])(u?u?id|udi|key|index|serial|row|no|nr|number)$|^id[\s_\-.]|Id$", re.IGNORECASE)
@@ -130,6 +134,8 @@ def _understand(rows: pa.Table, name: str, rules: SchemaRules) -> ColumnKind | L
     if name in rules.drop:
         return LeftOut(name, "dropped on request")
     declared = rules.declared.get(name)
+    if declared is None and PANDAS_INDEX.fullmatch(name):
+        return LeftOut(name, "the index of a pandas frame", "identifier")
     if declared == "omit":
         return LeftOut(name, "omitted on request")
     if declared is not None:
@@ -181,9 +187,11 @@ def _unless_constant(cells: pa.ChunkedArray, name: str, kind: ColumnKind, rules:
 
 def _infer_number(cells: pa.ChunkedArray, name: str, rules: SchemaRules) -> ColumnKind | LeftOut:
     numbers = numbers_of(cells, name)
-    finite = numbers[np.isfinite(numbers)]
-    if len(finite) == 0:
-        return LeftOut(name, "all missing" if np.isnan(numbers).all() else "all missing or infinite")
+    with np.errstate(over="ignore"):
+        seen = numbers.astype(np.float32)  # as the graph will see them
+    if not np.isfinite(seen).any():
+        return LeftOut(name, "all missing" if np.isnan(numbers).all() else "all missing, infinite or beyond float32")
+    finite = numbers[np.isfinite(seen)]
     distinct = np.unique(finite)
     if len(distinct) == 1:
         return "numeric" if rules.keep_constant else LeftOut(name, "constant")
@@ -191,6 +199,8 @@ def _infer_number(cells: pa.ChunkedArray, name: str, rules: SchemaRules) -> Colu
         return "boolean"
     if _is_counter(numbers, distinct, name):
         return LeftOut(name, "a unique identifier: every row has its own number", "identifier")
+    if finite.std() < ULPS * float(np.spacing(np.abs(finite).max().astype(np.float32))):
+        return LeftOut(name, "varies by less than float32 can tell: subtract a constant from it to keep it")
     return "numeric"
 
 
@@ -212,6 +222,8 @@ def _infer_text(cells: pa.ChunkedArray, name: str, rules: SchemaRules) -> Column
     if distinct <= 1:
         return "categorical" if rules.keep_constant else LeftOut(name, "constant")
     _refuse_spoilt_numbers(cells, name, distinct)
+    if distinct > 20 and _untidy_share(present) >= 0.8:  # noqa: PLR2004
+        return LeftOut(name, "numbers with separators or units: write them plainly, like 1234.5", "identifier")
     if n >= MIN_ROWS_FOR_IDENTIFIER and distinct == n:
         return LeftOut(name, "a unique identifier: every row has its own", "identifier")
     if distinct > MAX_CATEGORIES or (distinct > n / 2 and distinct > 20):  # noqa: PLR2004
@@ -219,6 +231,16 @@ def _infer_text(cells: pa.ChunkedArray, name: str, rules: SchemaRules) -> Column
             name, f"text with {distinct:,} different values (declare it `categorical` to keep it)", "identifier"
         )
     return "categorical"
+
+
+def _untidy_share(present: pa.ChunkedArray) -> float:
+    """Share of cells that are numbers as people write them: 1 100,5 or 0.31 mm."""
+    text = pc.utf8_trim_whitespace(present)
+    looks = pc.match_substring_regex(text, UNTIDY_NUMBER)
+    has_decimals = pc.match_substring_regex(text, r"\d[.,]\d")
+    if (pc.sum(has_decimals).as_py() or 0) < 0.5 * len(present):  # whole numbers with a letter or two name things
+        return 0.0
+    return float((pc.sum(looks).as_py() or 0) / max(1, len(present)))
 
 
 def _refuse_spoilt_numbers(cells: pa.ChunkedArray, name: str, distinct: int) -> None:
@@ -249,7 +271,7 @@ def _describe(cells: pa.ChunkedArray, name: str, kind: ColumnKind) -> Column:
             categories = tuple(sorted(value for value in pc.unique(text).to_pylist() if value is not None))
         code = len(categories) if missing else None
         return Column(name, kind, arrow_type, categories, missing_code=code, missing_share=missing / n)
-    origin = _origin(cells) if kind == "date" else None
+    origin = _origin(cells, name) if kind == "date" else None
     with np.errstate(over="ignore"):  # facts of what the detector sees: float32, beyond it infinite
         numbers = numbers_of(cells, name, origin).astype(np.float32).astype(np.float64)
     finite = numbers[np.isfinite(numbers)]
@@ -275,12 +297,12 @@ def _drawn_in(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.clip(numbers, median - reach, median + reach) if reach > 0 else numbers
 
 
-def _origin(cells: pa.ChunkedArray) -> str:
+def _origin(cells: pa.ChunkedArray, name: str) -> str:
     """The first instant of a date column, at midnight: days counted from it stay small, so float32 tells minutes."""
     try:
         first = pc.min(pc.cast(cells, pa.timestamp("us"), safe=False)).as_py()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        raise SchemaError("a column declared `date` holds cells that are no dates") from None
+        raise SchemaError(f"column {name!r} is declared `date` and holds cells that are no dates") from None
     return first.replace(hour=0, minute=0, second=0, microsecond=0).isoformat() if first else "1970-01-01T00:00:00"
 
 

@@ -110,7 +110,8 @@ def _compare(found: Arrays, wanted: Arrays, detector: CalibratedDetector, alarm_
     worst = 0.0
     for name in ("score", "reconstruction_error", "contribution", "latent_contribution", "expected", "latent"):
         if name in found:
-            worst = max(worst, _relative(found[name], wanted[name], name, size))
+            floor = detector.scorer.model.preparation.scale.numpy() if name == "expected" else None
+            worst = max(worst, _relative(found[name], wanted[name], name, size, floor))
     for name, score in (("p_value", "score"), ("p_value_reconstruction", "reconstruction_error")):
         low, high = _p_values_around(detector, wanted[score], name)
         p_value = np.asarray(found[name], np.float64)
@@ -136,14 +137,27 @@ def _compare_categories(found: npt.NDArray[np.generic], detector: CalibratedDete
             raise ParityError(f"the exported graph expects other categories than the model at batch size {size}")
 
 
-def _relative(found: npt.NDArray[np.generic], wanted: npt.NDArray[np.generic], name: str, size: int) -> float:
-    """Largest difference relative to max(1, largest magnitude of the row or column it stands in)."""
+def _relative(
+    found: npt.NDArray[np.generic],
+    wanted: npt.NDArray[np.generic],
+    name: str,
+    size: int,
+    floor: npt.NDArray[np.float32] | None = None,
+) -> float:
+    """Largest difference relative to the larger of a floor and the magnitude.
+
+    The floor of expected values is their column's scale: an expected value near zero is as good as its column is wide.
+    Elsewhere it is 1, and the entries of a row are measured by the largest of them, since they are summed.
+    """
     left, right = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
     if left.shape != right.shape or not (np.isfinite(left).all() and np.isfinite(right).all()):
         raise ParityError(f"the exported graph's {name} is not finite, or of another shape, at batch size {size}")
-    magnitude = np.abs(right) if right.ndim == 1 or name == "expected" else np.abs(right).max(axis=1, keepdims=True)
-    floor = np.abs(right).mean(axis=0, keepdims=True) if name == "expected" else np.ones_like(magnitude)
-    worst = float((np.abs(left - right) / np.maximum(magnitude, np.maximum(floor, 1e-30))).max(initial=0.0))
+    magnitude = np.abs(right)
+    if floor is None:
+        magnitude = np.maximum(magnitude if right.ndim == 1 else magnitude.max(axis=1, keepdims=True), 1.0)
+    else:
+        magnitude = np.maximum(magnitude, floor)
+    worst = float((np.abs(left - right) / magnitude).max(initial=0.0))
     if worst > TOLERANCE:
         raise ParityError(
             f"the exported graph's {name} differs from the model's by {worst:.1e} relative at batch size {size}; "

@@ -120,7 +120,7 @@ def _strangest(manifest: Manifest, prepared: PreparedData, session: GraphSession
     part_of[prepared.split.validation], part_of[prepared.split.calibration] = "validation", "calibration"
     return tuple(
         StrangeRow(
-            row=int(prepared.normal_rows[position]),
+            row=int(prepared.normal_rows[position]) + 1,
             part=str(part_of[position]),
             score=float(found["score"][i]),
             p_value=float(found["p_value"][i]),

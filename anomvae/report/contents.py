@@ -59,7 +59,7 @@ class StrangeRow:
     """A row of the data that the detector finds strange.
 
     Attributes:
-        row: Row number in the data as read, from 0.
+        row: Row number in the data as read, from 1.
         part: `train`, `validation`, `calibration` or `labelled`.
         score: Nats.
         p_value: Calibrated p-value.

@@ -10,6 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from anomvae.data.encoding import text_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -81,14 +83,19 @@ class ReasonWriter:
             np.asarray(foreseen, dtype=np.float32).ravel().take(at),
         )
 
-    def write(self, picks: Sequence[Picks]) -> pa.ListArray:
-        """The reasons of all rows picked, in order."""
+    def write(self, picks: Sequence[Picks], rows: pa.RecordBatch | None = None) -> pa.ListArray:
+        """The reasons of all rows picked, in order.
+
+        Args:
+            picks: Of all the rows.
+            rows: The rows as they came, to name categories that training never saw; without them these are None.
+        """
         if not picks:
             return pa.array([], self.type)
         column, contribution, value, expected = (np.concatenate(part).ravel() for part in zip(*picks, strict=True))
         n = len(column) // self.top if self.top else sum(len(part.column) for part in picks)
         if self.categorical:
-            cells = [self._as_text(value, column), self._as_text(expected, column)]
+            cells = [self._as_text(value, column, rows), self._as_text(expected, column, None)]
         else:
             cells = [pa.array(value, mask=np.isnan(value)), pa.array(expected)]
         parts = [self._names.take(pa.array(column)), pa.array(contribution), *cells]
@@ -96,8 +103,10 @@ class ReasonWriter:
         offsets = pa.array(np.arange(n + 1, dtype=np.int32) * self.top)
         return pa.ListArray.from_arrays(offsets, struct, type=self.type)
 
-    def _as_text(self, cells: npt.NDArray[np.float32], column: npt.NDArray[np.int64]) -> pa.Array:
-        """Numbers as their shortest text, codes as their words; None where missing or unknown."""
+    def _as_text(
+        self, cells: npt.NDArray[np.float32], column: npt.NDArray[np.int64], rows: pa.RecordBatch | None
+    ) -> pa.Array:
+        """Numbers as their shortest text, codes as their words; None where missing."""
         texts = np.full(len(cells), None, dtype=object)
         d = len(self.numeric)
         is_number = column < d
@@ -107,7 +116,11 @@ class ReasonWriter:
         for j, described in enumerate(self.categorical):
             here = np.flatnonzero(column == d + j)
             words = _words(described)
-            texts[here] = words[np.clip(cells[here].astype(np.int64), 0, len(words) - 1)]
+            codes = cells[here].astype(np.int64)
+            texts[here] = words[np.clip(codes, 0, len(words) - 1)]
+            strange = here[codes == described.unknown_code]
+            if rows is not None and len(strange):
+                texts[strange] = text_of(rows.column(described.name).take(pa.array(strange // self.top))).to_pylist()
         return pa.array(texts, pa.string())
 
 
@@ -123,8 +136,8 @@ def natural_reasons(manifest: Manifest) -> Callable[[list[dict[str, Any]]], list
             return None
         if kind in ("numeric", "date"):
             number = float(cell) if isinstance(cell, str) else float(f"{cell:.7g}")
-            return number if math.isfinite(number) else None
-        return cell == "true" if kind == "boolean" else cell
+            return number if math.isfinite(number) else str(number)  # JSON has no infinity
+        return {"true": True, "false": False}.get(cell, cell) if kind == "boolean" else cell
 
     def convert(reasons: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections import deque
+from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,11 +38,16 @@ class Scorer:
     Args:
         bundle: A verified bundle.
         threads: Threads that run the graph side by side; None: one a core.
+
+    Attributes:
+        unknown_cells: Cells scored so far, by category column, that held a value training never saw.
     """
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
         self.bundle = bundle
         self.threads = threads or os.cpu_count() or 1
+        self.unknown_cells: Counter[str] = Counter()
+        self._counting = Lock()
         self.session = GraphSession(bundle.graph, bundle.manifest.width)
 
     @property
@@ -164,6 +170,7 @@ class Scorer:
         first_row: int,
     ) -> pa.RecordBatch:
         rows = encode(batch, self.manifest.columns, first_row=first_row)
+        self._count_unknown(rows)
         wanted = [*ANSWER_OUTPUTS, *(name for name in REASON_OUTPUTS if name in self.session.outputs)]
         answers: list[Arrays] = []
         picks: list[Picks] = []
@@ -177,8 +184,15 @@ class Scorer:
         for name in ANSWER_OUTPUTS:
             column = np.concatenate([chunk[name] for chunk in answers]) if answers else np.empty(0, np.float32)
             columns[name] = pa.array(self._exact(name, column))
-        columns["reasons"] = writer.write(picks)
+        columns["reasons"] = writer.write(picks, batch)
         return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+    def _count_unknown(self, rows: EncodedRows) -> None:
+        unknown = [column.unknown_code for column in self.manifest.categorical]
+        counts = (rows.categorical == np.array(unknown, dtype=np.int64)).sum(axis=0)
+        with self._counting:
+            for column, count in zip(self.manifest.categorical, counts, strict=True):
+                self.unknown_cells[column.name] += int(count)
 
     def _exact(self, name: str, column: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         """Answers in double precision; p-values as the exact multiples of 1 / (m + 1) that they are."""

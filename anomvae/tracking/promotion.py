@@ -124,13 +124,13 @@ def compare_evaluations(new: Bundle, champion: Bundle) -> tuple[str | None, str]
         champion: The version in service.
 
     Returns:
-        The objection, if the new one is worse on the same data, and what the comparison said.
+        The objection, if the new one is worse, and what the comparison said.
     """
     ours, theirs = new.read_record().evaluation, champion.read_record().evaluation
     measure = next((name for name in _MEASURES if name in ours and name in theirs), None)
     if measure is None:
         return None, "they were not both evaluated on labelled rows, so only their columns were compared"
     said = f"its {measure.replace('_', ' ')} is {ours[measure]:.4f}, the champion's {theirs[measure]:.4f}"
-    if new.manifest.provenance.digest != champion.manifest.provenance.digest:
-        return None, f"{said}, but they were measured on different data sets and are not comparable"
-    return (f"{said}, on the same data set", "") if ours[measure] < theirs[measure] else (None, said)
+    same = new.manifest.provenance.digest == champion.manifest.provenance.digest
+    said += ", on the same data set" if same else ", measured on different data sets"
+    return (said, "") if ours[measure] < theirs[measure] else (None, said)

@@ -45,7 +45,7 @@ def test_a_better_candidate_is_promoted_and_told_from_where(log: Log) -> None:
     log({"average_precision": 0.8})
     promotion = promote("pumps@candidate")
     assert (promotion.model_name, promotion.previous, promotion.version, promotion.moved) == ("pumps", 1, 2, True)
-    assert promotion.comparison == "its average precision is 0.8000, the champion's 0.7000"
+    assert promotion.comparison == "its average precision is 0.8000, the champion's 0.7000, on the same data set"
     assert champion() == 2
 
 
@@ -67,11 +67,13 @@ def test_the_area_under_the_curve_decides_where_average_precision_is_missing(log
         promote("pumps@candidate")
 
 
-def test_measures_on_other_data_do_not_refuse(log: Log, make_bundle: MakeBundle) -> None:
+def test_worse_measures_on_other_data_refuse_too_and_say_so(log: Log, make_bundle: MakeBundle) -> None:
     log({"average_precision": 0.8})
     provenance = dataclasses.replace(make_bundle("x").manifest.provenance, digest="sha256:" + "cd" * 32)
     log({"average_precision": 0.1}, provenance=provenance)
-    assert "different data sets and are not comparable" in promote("pumps@candidate").comparison
+    with pytest.raises(PromotionError, match="measured on different data sets"):
+        promote("pumps@candidate")
+    assert promote("pumps@candidate", force=True).forced
 
 
 def test_without_labels_the_columns_decide(log: Log) -> None:
