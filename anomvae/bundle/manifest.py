@@ -169,7 +169,7 @@ class Manifest:
         calibration: What p-values and verdict rest on.
         provenance: Where it comes from.
         latent: Size of the latent space.
-        files: sha256 of every other file of the bundle, by name.
+        files: sha256 of every other file of the bundle, by name; on disk also of the manifest itself, less this entry.
         format_version: Format of the bundle.
     """
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from anomvae.cli.console import out, table
 from anomvae.cli.options import AlarmRate, Data, Model, TrackingUri
 from anomvae.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from anomvae.evaluation import Evaluation
 
 
 def evaluate(
@@ -45,6 +48,10 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(found.as_metrics(), indent=2))
         return
+    _show(found, rate)
+
+
+def _show(found: Evaluation, rate: float) -> None:
     normal = found.rows - found.anomalies
     ranking = [
         ("score (negative ELBO)", f"{found.auroc:.4f}", f"{found.average_precision:.4f}"),

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from anomvae.scoring import Scorer
+
 
 UNKNOWN_SHARE = 0.5
 
@@ -62,17 +64,22 @@ def score(
     where = "" if out == "-" else f" to {out}"
     share = f" ({alarms.count / rows:.2%})" if rows else ""
     rate = scorer.manifest.calibration.alarm_rate if alarm_rate is None else alarm_rate
+    _warn_of_unknown(scorer, rows)
+    err().print(
+        f"{rows:,} rows scored{where} in {seconds:.1f} s ({rows / max(seconds, 1e-9):,.0f} rows/s): {alarms.count:,} alarms{share} "
+        f"at a stated rate of {rate:.2%} of normal rows",
+        soft_wrap=True,
+    )
+
+
+def _warn_of_unknown(scorer: Scorer, rows: int) -> None:
+    """Warns of columns that hold mostly values training never saw: they may be written otherwise, and all alarm."""
     for column, count in scorer.unknown_cells.items():
         if rows and count > UNKNOWN_SHARE * rows:
             warn(
                 f"column {column!r} holds values that training never saw in {count:,} of {rows:,} rows; "
                 "see whether they are written otherwise (`anomvae models show`)"
             )
-    err().print(
-        f"{rows:,} rows scored{where} in {seconds:.1f} s ({rows / max(seconds, 1e-9):,.0f} rows/s): {alarms.count:,} alarms{share} "
-        f"at a stated rate of {rate:.2%} of normal rows",
-        soft_wrap=True,
-    )
 
 
 def _refuse_own_input(out: Path, data: str) -> None:
