@@ -8,6 +8,10 @@ what to do about it. It never holds a data value: column names and row numbers o
     AnomvaeError                      exit code 1: our fault
     +-- ParityError                   the exported graph answers differently from the model
     +-- TrackingError                 the tracking server or registry cannot be reached
+    +-- ScoringError                  the graph failed on rows it should answer
+    +-- OverloadedError               more rows are in flight than may be; try again later
+    +-- DeadlineError                 the caller's time was up before its rows were answered
+    +-- StoppingError                 the daemon is about to stop and takes no more requests
     +-- InputError                    exit code 2: the caller's
         +-- DataFileError             a data file is missing, empty, damaged or not what its name says
         +-- SchemaError               a table cannot be learnt from as it is
@@ -19,6 +23,11 @@ what to do about it. It never holds a data value: column names and row numbers o
         +-- BundleError               a bundle is damaged, incomplete or of a newer format
         +-- ModelReferenceError       no model answers to a reference
         +-- PromotionError            a version may not be promoted
+        +-- RequestError              a request to the daemon cannot be read
+        |   +-- RequestTooLargeError  it is larger than the daemon takes
+        +-- UnknownModelError         the daemon serves no such model or version
+        +-- UnauthorizedError         a request carries no valid token
+        +-- ProviderError             an execution provider that was asked for cannot be had
         +-- OutputError               an answer cannot be written where it should go
         +-- MissingExtraError         an optional part of the installation is needed
 """
@@ -43,6 +52,31 @@ class ParityError(AnomvaeError):
 
 class TrackingError(AnomvaeError):
     """The tracking server or the registry did not answer."""
+
+
+class ScoringError(AnomvaeError):
+    """The graph failed on rows it should answer."""
+
+
+class OverloadedError(AnomvaeError):
+    """More rows are in flight than may be.
+
+    Args:
+        message: The sentence.
+        retry_after_s: When to try again, in seconds.
+    """
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineError(AnomvaeError):
+    """The caller's time was up before its rows were answered."""
+
+
+class StoppingError(AnomvaeError):
+    """The daemon is about to stop and takes no more requests."""
 
 
 class InputError(AnomvaeError):
@@ -111,6 +145,26 @@ class ModelReferenceError(InputError):
 
 class PromotionError(InputError):
     """A version may not be promoted: it is worse, or other, than the one in service."""
+
+
+class RequestError(InputError):
+    """A request to the daemon cannot be read."""
+
+
+class RequestTooLargeError(RequestError):
+    """A request is larger than the daemon takes."""
+
+
+class UnknownModelError(InputError):
+    """The daemon serves no such model or version."""
+
+
+class UnauthorizedError(InputError):
+    """A request carries no valid token."""
+
+
+class ProviderError(InputError):
+    """An execution provider that was asked for cannot be had."""
 
 
 class OutputError(InputError):

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from anomvae.bundle.promise import least_share, rows_needed
-from anomvae.calibration.conformal import check_alarm_rate
 from anomvae.data.encoding import encode, require_columns
-from anomvae.errors import SettingError, TooFewRowsError
+from anomvae.errors import SettingError
+from anomvae.scoring.exact import exact
+from anomvae.scoring.rates import require_supported
 from anomvae.scoring.reasons import REASON_OUTPUTS, Picks, ReasonWriter
 from anomvae.scoring.session import GraphSession
 
@@ -148,18 +148,7 @@ class Scorer:
             SettingError: It is no share.
             TooFewRowsError: It is below the smallest rate.
         """
-        if alarm_rate is None:
-            return
-        check_alarm_rate(alarm_rate)
-        calibration = self.manifest.calibration
-        needed = rows_needed(least_share(alarm_rate, calibration.decision))
-        if needed > calibration.rows:
-            smallest = calibration.smallest_alarm_rate * alarm_rate / least_share(alarm_rate, calibration.decision)
-            raise TooFewRowsError(
-                f"an alarm rate of {alarm_rate:g} takes {needed:,} calibration rows, {self.manifest.name!r} was calibrated "
-                f"on {self.manifest.calibration.rows:,}; the smallest rate it supports is {smallest:.2g}",
-                needed,
-            )
+        require_supported(self.manifest, alarm_rate)
 
     def _answer_batch(
         self,
@@ -183,7 +172,7 @@ class Scorer:
         columns = {name: batch.column(name) for name in schema.names if name in self.carried(batch.schema.names)}
         for name in ANSWER_OUTPUTS:
             column = np.concatenate([chunk[name] for chunk in answers]) if answers else np.empty(0, np.float32)
-            columns[name] = pa.array(self._exact(name, column))
+            columns[name] = pa.array(exact(self.manifest, name, column))
         columns["reasons"] = writer.write(picks, batch)
         return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
 
@@ -193,15 +182,6 @@ class Scorer:
         with self._counting:
             for column, count in zip(self.manifest.categorical, counts, strict=True):
                 self.unknown_cells[column.name] += int(count)
-
-    def _exact(self, name: str, column: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-        """Answers in double precision; p-values as the exact multiples of 1 / (m + 1) that they are."""
-        if name == "alarm":
-            return np.asarray(column, dtype=np.bool_)
-        wide = np.asarray(column, dtype=np.float64)
-        if name.startswith("p_value"):
-            return np.rint(wide * (self.manifest.calibration.rows + 1)) / (self.manifest.calibration.rows + 1)
-        return wide
 
 
 def _slices(rows: pa.Table | pa.RecordBatch, size: int = 32_768) -> Iterator[pa.RecordBatch]:

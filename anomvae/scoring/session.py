@@ -9,12 +9,14 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from anomvae.errors import BundleError
+from anomvae.scoring.tensors import DATATYPES, TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from anomvae.data.encoding import EncodedRows
+    from anomvae.scoring.providers import Provider
 
     Arrays = dict[str, npt.NDArray[np.generic]]
 
@@ -23,6 +25,7 @@ CHUNK_CELLS = 2**20
 ALIGNMENT = 16
 """Calls are filled up to a multiple of this many rows: ONNX Runtime's vector loops treat a call's last few rows
 differently in the last bit, and a row's score must not depend on how many rows came with it."""
+CPU = "CPUExecutionProvider"
 
 
 class GraphSession:
@@ -31,15 +34,17 @@ class GraphSession:
     Args:
         graph: The ONNX file of a verified bundle, or its content.
         width: Cells a row takes inside the graph (one-hots counted), so that wide rows come in smaller calls.
-        providers: Execution providers, best first.
+        providers: Execution providers, best first: names of ONNX Runtime, or names with options.
+
+    Attributes:
+        input_specs: Inputs of the graph.
+        output_specs: Outputs of the graph, in its order.
 
     Raises:
         BundleError: ONNX Runtime does not accept the graph.
     """
 
-    def __init__(
-        self, graph: Path | bytes, width: int = 0, providers: Sequence[str] = ("CPUExecutionProvider",)
-    ) -> None:
+    def __init__(self, graph: Path | bytes, width: int = 0, providers: Sequence[Provider] = (CPU,)) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1  # callers run side by side
         options.inter_op_num_threads = 1
@@ -52,8 +57,18 @@ class GraphSession:
             name = "the graph" if isinstance(graph, bytes) else graph
             raise BundleError(f"{name} is not a graph that ONNX Runtime can load: {type(error).__name__}") from None
         self._width = width
-        self.inputs = tuple(value.name for value in self._session.get_inputs())
-        self.outputs = tuple(value.name for value in self._session.get_outputs())
+        self.input_specs = tuple(_spec(value) for value in self._session.get_inputs())
+        self.output_specs = tuple(_spec(value) for value in self._session.get_outputs())
+        self.inputs = tuple(spec.name for spec in self.input_specs)
+        self.outputs = tuple(spec.name for spec in self.output_specs)
+        self._only_wanted = ort.RunOptions()
+        self._only_wanted.only_execute_path_to_fetches = True
+        self._on_device = self.providers[0] != CPU
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """Execution providers really in use, best first."""
+        return tuple(self._session.get_providers())
 
     @property
     def chunk_rows(self) -> int:
@@ -74,7 +89,7 @@ class GraphSession:
 
         Args:
             rows: n encoded rows.
-            outputs: Names of the outputs wanted; only these are copied out (ONNX Runtime computes the whole graph anyhow).
+            outputs: Names of the outputs wanted; the parts of the graph that lead to none of them are not computed.
             alarm_rate: Replaces the graph's default.
 
         Returns:
@@ -87,8 +102,28 @@ class GraphSession:
                 feeds[name] = _filled_up(array)
         if alarm_rate is not None:
             feeds["alarm_rate"] = np.asarray(alarm_rate, dtype=np.float32)
-        found = self._session.run(list(outputs), feeds)
+        if not outputs:
+            return {}
+        found = self._run_bound(outputs, feeds) if self._on_device else self._run(outputs, feeds)
         return {name: array[:n] for name, array in zip(outputs, found, strict=True)}
+
+    def _run(self, outputs: Sequence[str], feeds: Arrays) -> list[npt.NDArray[np.generic]]:
+        return self._session.run(list(outputs), feeds, self._only_wanted)  # type: ignore[no-any-return]
+
+    def _run_bound(self, outputs: Sequence[str], feeds: Arrays) -> list[npt.NDArray[np.generic]]:
+        """The same through an IO binding: one copy to the device and one back, none in between."""
+        binding = self._session.io_binding()
+        for name, array in feeds.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name in outputs:
+            binding.bind_output(name, "cpu")
+        self._session.run_with_iobinding(binding, self._only_wanted)
+        return binding.copy_outputs_to_cpu()  # type: ignore[no-any-return]
+
+
+def _spec(value: ort.NodeArg) -> TensorSpec:
+    shape = tuple(extent if isinstance(extent, int) else -1 for extent in value.shape)
+    return TensorSpec(value.name, DATATYPES.get(value.type, value.type), shape)
 
 
 def _filled_up(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:

@@ -1,0 +1,1 @@
+"""The daemon: settings, lifecycle, and the one place where its parts are put together."""

@@ -1,0 +1,1 @@
+"""What the product tells of itself: every Prometheus instrument, and structured logs."""

@@ -1,0 +1,1 @@
+"""Serving: wire formats, routes, gRPC; one path under all of them."""
