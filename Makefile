@@ -6,9 +6,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready-dev
 BENCH_STAMP := $(VENV)/.ready-bench
+PEERS := .venv-peers
+PEERS_STAMP := $(PEERS)/.ready
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --constraint constraints.txt
 
-.PHONY: help setup demo test test-scoring check format docs bench accuracy clean
+.PHONY: help setup demo test test-scoring check format docs bench bench-serve accuracy clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -23,6 +25,13 @@ $(STAMP): pyproject.toml constraints.txt
 $(BENCH_STAMP): $(STAMP)
 	@echo "adding the peers that benchmarks compare with"
 	@$(PIP) --editable '.[dev,bench]'
+	@touch $@
+
+$(PEERS_STAMP): pipelines/serve_bench/peers.txt $(STAMP)
+	@echo "setting up $(PEERS) (MLServer, a minute or two)"
+	@test -x $(PEERS)/bin/python || $(BIN)/python -m venv $(PEERS)
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(PEERS)/bin/python -m pip install -qq --requirement $< \
+		"onnxruntime==$$($(BIN)/python -c 'import onnxruntime; print(onnxruntime.__version__)')"
 	@touch $@
 
 setup: $(STAMP)  ## make the virtual environment
@@ -51,6 +60,10 @@ docs: $(STAMP)  ## write docs/reference.md from the code
 
 bench: $(BENCH_STAMP)  ## measure training and scoring beside peers, into docs/performance.md
 	@$(BIN)/python -m pipelines.bench
+
+bench-serve: $(PEERS_STAMP)  ## measure the daemon beside its peers, into docs/performance.md
+	@command -v wrk >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get install -y -qq wrk >/dev/null; } || true
+	@$(BIN)/python -m pipelines.bench_serve
 
 accuracy: $(STAMP)  ## measure ranking and false alarms on real tables, into docs/accuracy.md
 	@$(BIN)/python -m pipelines.accuracy

@@ -10,7 +10,8 @@ import numpy as np
 from anomvae.bundle import Bundle, read_bundle, write_bundle
 from anomvae.data.encoding import encode
 from anomvae.data.reading import open_rows
-from anomvae.errors import MissingExtraError, ModelReferenceError, SettingError
+from anomvae.errors import MissingExtraError, SettingError
+from anomvae.references import find_model
 from anomvae.scoring import Scorer
 from anomvae.scoring.reasons import natural_reasons
 
@@ -209,20 +210,4 @@ def load(ref: str | Path, *, tracking_uri: str | None = None) -> Detector:
 
 def find_bundle(ref: str, *, tracking_uri: str | None = None) -> Bundle:
     """The verified bundle of a reference; see :func:`load`."""
-    path = Path(ref).expanduser()
-    if path.is_dir():
-        return read_bundle(path)
-    if path.exists() or ref.startswith((".", "/", "~")) or (ref.count("/") > 1 and ":" not in ref):
-        raise ModelReferenceError(f"there is no bundle at {ref}; name a bundle's folder, or a registered model")
-    try:
-        from anomvae.tracking.registry import resolve
-        from anomvae.tracking.uri import choose_tracking_uri, sqlite_path
-    except ImportError as error:
-        raise MissingExtraError(f"there is no folder {ref!r}, and asking the registry for it", "mlflow") from error
-    database = sqlite_path(choose_tracking_uri(tracking_uri))
-    if database is not None and not database.exists():
-        raise ModelReferenceError(
-            f"there is no folder {ref!r}, and no registry at {database} that may know such a model; name a bundle's folder, "
-            "or the registry with --tracking-uri"
-        )
-    return read_bundle(resolve(ref, tracking_uri=tracking_uri).folder)
+    return find_model(ref, tracking_uri=tracking_uri).bundle

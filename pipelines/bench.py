@@ -21,6 +21,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.sections import find_section
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -326,7 +328,8 @@ def main() -> None:
         ):
             facts[name] = measure()
             print(f"{name}: {facts[name]}", flush=True)
-    PAGE.write_text(page(facts))
+    kept = find_section(PAGE.read_text(), "bench-serve") if PAGE.exists() else ""
+    PAGE.write_text(page(facts) + (f"\n{kept}\n" if kept else ""))
     print(
         f"wrote {PAGE} (peak of the benchmark itself {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB)"
     )

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
 import sys
+import threading
+import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +20,7 @@ from anomvae.fitting import FitSettings, fit_bundle
 from anomvae.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from anomvae.bundle import Bundle
@@ -93,3 +100,105 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ANOMVAE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+class Serving:
+    """A running `anomvae serve` of its own process, on free loopback ports.
+
+    Attributes:
+        events: What it has logged, one dict an event.
+        url: Of HTTP.
+        grpc: Address of gRPC.
+    """
+
+    def __init__(self, arguments: tuple[object, ...], environment: dict[str, str]) -> None:
+        command = [sys.executable, "-m", "anomvae", "serve", *map(str, arguments), "--port", "0", "--grpc-port", "0"]
+        self.events: list[dict[str, Any]] = []
+        self._told = threading.Condition()
+        self.process = subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, **environment},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509  one thread yet
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        try:
+            ready = self.wait_for("serving")
+        except AssertionError:
+            self.stop()
+            raise
+        self.url: str = ready["http"]
+        self.grpc: str = ready["grpc"]
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                event = {"event": "raw", "text": line}
+            with self._told:
+                self.events.append(event)
+                self._told.notify_all()
+        with self._told:
+            self.events.append({"event": "ended"})
+            self._told.notify_all()
+
+    def wait_for(self, name: str, seen: int = 0, timeout_s: float = 60.0) -> dict[str, Any]:
+        """The first event of a name after the first `seen` events."""
+        until = time.monotonic() + timeout_s
+        with self._told:
+            while True:
+                for event in self.events[seen:]:
+                    if event["event"] == name:
+                        return event
+                    if event["event"] == "ended" and name != "ended":
+                        raise AssertionError(f"the daemon ended: {self.events}")
+                if time.monotonic() > until:
+                    raise AssertionError(f"no event {name!r} in {self.events}")
+                self._told.wait(1.0)
+
+    def stop(self, number: int = signal.SIGINT) -> int:
+        """Sends a signal and waits for the end; the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            code = self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        self._reader.join(5)
+        if self.process.stderr is not None:
+            self.process.stderr.close()
+        return code
+
+
+class Serve(Protocol):
+    """Starts a daemon."""
+
+    def __call__(self, *arguments: object, **environment: str) -> Serving: ...
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Starts daemons that end with the test."""
+    running: list[Serving] = []
+
+    def start(*arguments: object, **environment: str) -> Serving:
+        running.append(Serving(arguments, environment))
+        return running[-1]
+
+    yield start
+    for daemon in running:
+        daemon.stop()
+
+
+@pytest.fixture(scope="module")
+def served(fitted: Bundle) -> Iterator[Serving]:
+    """A daemon that serves `fitted`, for tests that only ask."""
+    daemon = Serving((f"press={fitted.folder}",), {})
+    yield daemon
+    daemon.stop()

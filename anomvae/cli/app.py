@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 import anomvae
-from anomvae.cli import check, doctor, evaluate, fit, models, score
+from anomvae.cli import check, doctor, evaluate, fit, models, score, serve
 from anomvae.cli.console import complain
 from anomvae.errors import AnomvaeError
 
@@ -50,6 +50,7 @@ app = typer.Typer(
 )
 app.command("fit")(fit.fit)
 app.command("score")(score.score)
+app.command("serve")(serve.command)
 app.command("evaluate")(evaluate.evaluate)
 app.command("check")(check.check)
 app.command("doctor")(doctor.doctor)

@@ -11,6 +11,9 @@ from anomvae.errors import TooFewRowsError
 if TYPE_CHECKING:
     from anomvae.bundle import Manifest
 
+SMALLEST = 1e-12
+"""Below this a rate takes more rows than anyone has, and than arithmetic can tell."""
+
 
 def require_supported(manifest: Manifest, alarm_rate: float | None) -> None:
     """Refuses a rate that the calibration rows do not support.
@@ -27,7 +30,7 @@ def require_supported(manifest: Manifest, alarm_rate: float | None) -> None:
         return
     check_alarm_rate(alarm_rate)
     calibration = manifest.calibration
-    needed = rows_needed(least_share(alarm_rate, calibration.decision))
+    needed = rows_needed(max(least_share(alarm_rate, calibration.decision), SMALLEST))
     if needed > calibration.rows:
         smallest = calibration.smallest_alarm_rate * alarm_rate / least_share(alarm_rate, calibration.decision)
         raise TooFewRowsError(

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 REASON_OUTPUTS = ("contribution", "expected", "expected_category")
 FEW = 8
+_FLAGS: dict[Any, bool] = {"true": True, "false": False}
+_FEW_CELLS = 64
+"""Up to so many numbers are turned to their shortest text one by one; Arrow takes longer to start."""
 
 
 class Picks(NamedTuple):
@@ -55,6 +58,8 @@ class ReasonWriter:
         self.numeric, self.categorical = manifest.numeric, manifest.categorical
         self.top = min(top, len(manifest.columns))
         self._names = pa.array([column.name for column in manifest.scored], pa.string())
+        self._name_list = self._names.to_pylist()
+        self._natural_words = [_natural_words(column) for column in self.categorical]
         value = pa.string() if self.categorical else pa.float32()
         self.struct = pa.struct(
             [("column", pa.string()), ("contribution", pa.float32()), ("value", value), ("expected", value)]
@@ -103,6 +108,53 @@ class ReasonWriter:
         offsets = pa.array(np.arange(n + 1, dtype=np.int32) * self.top)
         return pa.ListArray.from_arrays(offsets, struct, type=self.type)
 
+    def natural(self, picks: Picks, rows: pa.RecordBatch | None = None) -> list[list[dict[str, Any]]]:
+        """The reasons of all rows picked as JSON should say them: the same as :func:`natural_reasons` of :meth:`write`.
+
+        It makes no Arrow arrays of few reasons, which for a single row would take longer than all the rest.
+
+        Args:
+            picks: Of all the rows.
+            rows: The rows as they came, to name categories that training never saw; without them these are None.
+        """
+        if not self.top:
+            return [[] for _ in picks.column]
+        column = picks.column.ravel()
+        contribution = [float(f"{nats:.7g}") for nats in picks.contribution.ravel().tolist()]
+        value = self._natural_cells(picks.value.ravel(), column, rows)
+        expected = self._natural_cells(picks.expected.ravel(), column, None)
+        if not self.categorical:  # Arrow's numbers hold a missing cell as null, but no expectation is ever missing
+            value = [None if cell == "nan" else cell for cell in value]
+        names = self._name_list
+        flat = [
+            {"column": names[at], "contribution": nats, "value": held, "expected": foreseen}
+            for at, nats, held, foreseen in zip(column.tolist(), contribution, value, expected, strict=True)
+        ]
+        return [flat[start : start + self.top] for start in range(0, len(flat), self.top)]
+
+    def _natural_cells(
+        self, cells: npt.NDArray[np.float32], column: npt.NDArray[np.int64], rows: pa.RecordBatch | None
+    ) -> list[Any]:
+        """Numbers as numbers, flags as booleans, codes as words; None where missing, text where JSON has no number."""
+        if not self.categorical:
+            return [_sayable(float(f"{cell:.7g}")) for cell in cells.tolist()]
+        d, words = len(self.numeric), self._natural_words
+        natural = [
+            (None if math.isnan(cell) else _sayable(cell)) if at < d else words[at - d][int(cell)]
+            for at, cell in zip(column.tolist(), _shortest(cells), strict=True)
+        ]
+        if rows is None:
+            return natural
+        unknown = np.array([described.unknown_code for described in self.categorical])
+        is_code = np.flatnonzero(column >= d)
+        strange = is_code[cells[is_code] == unknown[column[is_code] - d]]
+        for j in np.unique(column[strange] - d).tolist():
+            described, here = self.categorical[j], strange[column[strange] == d + j]
+            texts = text_of(rows.column(described.name).take(pa.array(here // self.top))).to_pylist()
+            for at, text in zip(here.tolist(), texts, strict=True):
+                natural[at] = _FLAGS.get(text, text) if described.kind == "boolean" else text
+        return natural
+
     def _as_text(
         self, cells: npt.NDArray[np.float32], column: npt.NDArray[np.int64], rows: pa.RecordBatch | None
     ) -> pa.Array:
@@ -137,7 +189,7 @@ def natural_reasons(manifest: Manifest) -> Callable[[list[dict[str, Any]]], list
         if kind in ("numeric", "date"):
             number = float(cell) if isinstance(cell, str) else float(f"{cell:.7g}")
             return number if math.isfinite(number) else str(number)  # JSON has no infinity
-        return {"true": True, "false": False}.get(cell, cell) if kind == "boolean" else cell
+        return _FLAGS.get(cell, cell) if kind == "boolean" else cell
 
     def convert(reasons: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [
@@ -180,3 +232,20 @@ def top_columns(contribution: npt.NDArray[np.float32], k: int) -> npt.NDArray[np
 def _words(column: Column) -> npt.NDArray[np.object_]:
     """Text of each code: the categories, then None for missing and for unknown cells."""
     return np.array([*column.categories, *[None] * (column.n_codes - len(column.categories))], dtype=object)
+
+
+def _natural_words(column: Column) -> list[Any]:
+    """What JSON says of each code."""
+    return [_FLAGS.get(word, word) if column.kind == "boolean" else word for word in _words(column).tolist()]
+
+
+def _shortest(cells: npt.NDArray[np.float32]) -> list[float]:
+    """Each number as the double nearest to its shortest float32 text: 0.1 rather than 0.10000000149."""
+    if len(cells) <= _FEW_CELLS:
+        return [float(str(cell)) for cell in cells]
+    return pc.cast(pc.cast(pa.array(cells), pa.string()), pa.float64()).to_pylist()  # type: ignore[no-any-return]
+
+
+def _sayable(number: float) -> float | str:
+    """A number, or its name where JSON has none."""
+    return number if math.isfinite(number) else str(number)

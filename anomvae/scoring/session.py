@@ -35,6 +35,7 @@ class GraphSession:
         graph: The ONNX file of a verified bundle, or its content.
         width: Cells a row takes inside the graph (one-hots counted), so that wide rows come in smaller calls.
         providers: Execution providers, best first: names of ONNX Runtime, or names with options.
+        strict: Whether every part of the graph must run on the first provider; else ONNX Runtime may fall back to the CPU.
 
     Attributes:
         input_specs: Inputs of the graph.
@@ -44,11 +45,18 @@ class GraphSession:
         BundleError: ONNX Runtime does not accept the graph.
     """
 
-    def __init__(self, graph: Path | bytes, width: int = 0, providers: Sequence[Provider] = (CPU,)) -> None:
+    def __init__(
+        self, graph: Path | bytes, width: int = 0, providers: Sequence[Provider] = (CPU,), *, strict: bool = False
+    ) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1  # callers run side by side
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        if strict and providers[0] != CPU:
+            providers = [
+                provider for provider in providers if provider != CPU
+            ]  # ONNX Runtime refuses it beside the next
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
             self._session = ort.InferenceSession(
                 graph if isinstance(graph, bytes) else str(graph), options, providers=list(providers)
@@ -104,7 +112,9 @@ class GraphSession:
             feeds["alarm_rate"] = np.asarray(alarm_rate, dtype=np.float32)
         if not outputs:
             return {}
-        found = self._run_bound(outputs, feeds) if self._on_device else self._run(outputs, feeds)
+        # An input with a default, as the alarm rate is, cannot be bound.
+        bound = self._on_device and alarm_rate is None
+        found = self._run_bound(outputs, feeds) if bound else self._run(outputs, feeds)
         return {name: array[:n] for name, array in zip(outputs, found, strict=True)}
 
     def _run(self, outputs: Sequence[str], feeds: Arrays) -> list[npt.NDArray[np.generic]]:

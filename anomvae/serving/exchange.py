@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    import numpy as np
+    import numpy.typing as npt
 
     from anomvae.data.encoding import EncodedRows
 
@@ -20,6 +21,18 @@ if TYPE_CHECKING:
 JSON = "application/json"
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
 BINARY = "application/octet-stream"
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def trace_id_of(traceparent: str | None) -> str | None:
+    """The trace id of a W3C `traceparent` header; None if there is no valid one.
+
+    Example:
+        >>> trace_id_of("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+        '4bf92f3577b34da6a3ce929d0e0e4736'
+    """
+    found = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
+    return found[1] if found else None
 
 
 @dataclass(frozen=True, slots=True)

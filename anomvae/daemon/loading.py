@@ -1,0 +1,118 @@
+"""Loading a version: session, provider, self-test; what fails here never serves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from anomvae.errors import BundleError, ProviderError
+from anomvae.scoring import GraphSession
+from anomvae.scoring.providers import short_name
+from anomvae.scoring.selftest import self_test
+from anomvae.serving.model import ServedModel
+
+if TYPE_CHECKING:
+    from anomvae.bundle import Bundle, Manifest
+    from anomvae.observability import Log, Metrics
+    from anomvae.scoring.providers import ProviderChoice
+
+
+class Found(Protocol):
+    """What a reference names: :class:`anomvae.references.FoundModel`."""
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Of the model."""
+        ...
+
+    @property
+    def bundle(self) -> Bundle:
+        """Verified."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the manifest."""
+        ...
+
+    @property
+    def note(self) -> str | None:
+        """What the operator should be told."""
+        ...
+
+
+class Loader:
+    """Makes served models of found ones; blocks, so call it off the event loop.
+
+    Args:
+        choice: Execution providers wanted and usable.
+        metrics: Told of the provider in use.
+        log: Told of it too.
+    """
+
+    def __init__(self, choice: ProviderChoice, metrics: Metrics, log: Log) -> None:
+        self._choice, self._metrics, self._log = choice, metrics, log
+
+    def load(self, name: str, found: Found) -> ServedModel:
+        """Opens a session on the graph, checks what it runs on, and tries it on probe rows.
+
+        Args:
+            name: To serve it under.
+            found: The version.
+
+        Raises:
+            BundleError: The graph cannot be loaded, or does not answer as it should.
+            ProviderError: Providers are strict, and another one would run it.
+        """
+        choice, manifest = self._choice, found.bundle.manifest
+        session = self._session(found.bundle, manifest)
+        in_use, fell_back = short_name(session.providers[0]), choice.fell_back(session.providers)
+        if fell_back and choice.strict:
+            raise ProviderError(
+                f"{name!r} would run on {in_use!r} and not on {choice.wanted[0]!r}: its libraries cannot be loaded here; "
+                "mend the installation, or leave out --strict-providers"
+            )
+        on_cpu = in_use == "cpu"
+        reference = None if on_cpu else GraphSession(found.bundle.graph, manifest.width)
+        apart = self_test(session, manifest, reference)
+        self._log.info(
+            "model loaded", model=name, version=found.version, provider=in_use, apart_from_cpu=None if on_cpu else apart
+        )
+        return ServedModel(name, found.version, found.bundle, session)
+
+    def tell_provider(self, model: ServedModel) -> None:
+        """Reports what a model that went into service runs on; loudly, where that is not what was asked for."""
+        in_use, fell_back = short_name(model.session.providers[0]), self._choice.fell_back(model.session.providers)
+        self._metrics.provider(model.name, in_use, fell_back)
+        if fell_back:
+            self._log.warning(
+                "execution provider fell back", model=model.name, in_use=in_use, wanted=self._choice.wanted[0]
+            )
+
+    def _session(self, bundle: Bundle, manifest: Manifest) -> GraphSession:
+        choice = self._choice
+        try:
+            return GraphSession(bundle.graph, manifest.width, choice.providers, strict=choice.strict)
+        except BundleError:
+            if choice.strict or choice.usable == ("cpu",):
+                raise
+        self._log.warning("execution provider failed to load the model", model=manifest.name, wanted=choice.usable[0])
+        return GraphSession(bundle.graph, manifest.width)
+
+
+def same_inputs(old: Manifest, new: Manifest) -> bool:
+    """Whether callers can go on sending what they send: the same columns, of the same kinds, in the same order."""
+    return [(column.name, column.is_numeric) for column in old.scored] == [
+        (column.name, column.is_numeric) for column in new.scored
+    ]
+
+
+def same_codes(old: Manifest, new: Manifest) -> bool:
+    """Whether callers who send codes and days mean the same by them."""
+    return [(column.categories, column.missing_code, column.origin) for column in old.scored] == [
+        (column.categories, column.missing_code, column.origin) for column in new.scored
+    ]

@@ -1,0 +1,58 @@
+"""Whose fault an error is, as HTTP and gRPC say it: the one table."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NamedTuple
+
+from anomvae.errors import (
+    AnomvaeError,
+    DeadlineError,
+    InputError,
+    OverloadedError,
+    RequestTooLargeError,
+    StoppingError,
+    UnauthorizedError,
+    UnknownModelError,
+)
+
+
+class Status(NamedTuple):
+    """How an error is told.
+
+    Attributes:
+        http: HTTP status code.
+        grpc: Name of the gRPC status.
+        message: One sentence, without data.
+    """
+
+    http: int
+    grpc: str
+    message: str
+
+
+_TABLE: tuple[tuple[type[BaseException], int, str], ...] = (
+    (UnauthorizedError, 401, "UNAUTHENTICATED"),
+    (UnknownModelError, 404, "NOT_FOUND"),
+    (RequestTooLargeError, 413, "OUT_OF_RANGE"),
+    (InputError, 400, "INVALID_ARGUMENT"),
+    (OverloadedError, 429, "RESOURCE_EXHAUSTED"),
+    (StoppingError, 503, "UNAVAILABLE"),
+    (DeadlineError, 504, "DEADLINE_EXCEEDED"),
+    (asyncio.CancelledError, 499, "CANCELLED"),
+)
+
+
+def status_of(error: BaseException) -> Status:
+    """The status of an error; what was not foreseen is an internal error that tells its type alone.
+
+    Example:
+        >>> status_of(UnknownModelError("no such model")).http
+        404
+    """
+    for kind, http, grpc in _TABLE:
+        if isinstance(error, kind):
+            return Status(http, grpc, str(error) or "the caller went away")
+    if isinstance(error, AnomvaeError):
+        return Status(500, "INTERNAL", str(error))
+    return Status(500, "INTERNAL", f"an error of the daemon itself ({type(error).__name__}); its log tells more")
