@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anomvae.bundle import Bundle, read_bundle
 from anomvae.bundle.folder import MANIFEST
-from anomvae.errors import MissingExtraError, ModelReferenceError
+from anomvae.errors import BundleError, MissingExtraError, ModelReferenceError
 
 if TYPE_CHECKING:
     from anomvae.tracking.registry import ResolvedModel
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 CHALLENGER = "challenger"
 """Alias of the version that is scored in the champion's shadow."""
 SHORT_DIGEST = 12
+ATTEMPTS = 5
+PAUSE_S = 0.05
+"""How often, and how long apart in seconds, a folder is read that is being replaced meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +58,16 @@ def find_model(ref: str, *, tracking_uri: str | None = None) -> FoundModel:
         MissingExtraError: The registry has to be asked, and MLflow is not installed.
     """
     path = Path(ref).expanduser()
+    is_path = path.exists() or ref.startswith((".", "/", "~")) or (ref.count("/") > 1 and ":" not in ref)
+    if is_path and not path.exists():
+        time.sleep(PAUSE_S)  # a bundle that is being replaced is gone for an instant
     if path.is_dir():
-        bundle = read_bundle(path)
-        digest = _digest(bundle)
+        bundle, digest = _read_whole(path)
         return FoundModel(bundle.manifest.name, digest[:SHORT_DIGEST], bundle, digest, str(path))
-    if path.exists() or ref.startswith((".", "/", "~")) or (ref.count("/") > 1 and ":" not in ref):
+    if is_path:
         raise ModelReferenceError(f"there is no bundle at {ref}; name a bundle's folder, or a registered model")
     resolved = _resolve(ref, tracking_uri)
-    bundle = read_bundle(resolved.folder)
-    digest = _digest(bundle)
+    bundle, digest = _read_whole(resolved.folder)
     name, _, number = resolved.title.rpartition("/")
     registered = bool(name) and number.isdecimal()
     return FoundModel(
@@ -106,5 +111,25 @@ def _resolve(ref: str, tracking_uri: str | None) -> ResolvedModel:
     return resolve(ref, tracking_uri=tracking_uri)
 
 
-def _digest(bundle: Bundle) -> str:
-    return hashlib.sha256((bundle.folder / MANIFEST).read_bytes()).hexdigest()
+def _read_whole(folder: Path) -> tuple[Bundle, str]:
+    """A bundle and its digest; read anew where the folder was replaced meanwhile, so that they belong together."""
+    for attempt in range(1, ATTEMPTS + 1):
+        before = _digest(folder)
+        try:
+            bundle = read_bundle(folder)
+        except BundleError:
+            if attempt == ATTEMPTS or (before and before == _digest(folder)):
+                raise
+        else:
+            if before and before == _digest(folder):
+                return bundle, before
+        time.sleep(PAUSE_S)
+    raise BundleError(f"{folder} changed each time it was read; let whatever writes it come to an end")
+
+
+def _digest(folder: Path) -> str:
+    """sha256 of a bundle's manifest; empty if it cannot be read."""
+    try:
+        return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+    except OSError:
+        return ""

@@ -26,6 +26,7 @@ from anomvae.scoring.providers import choose_providers
 from anomvae.serving.app import make_app
 from anomvae.serving.bodies import BodyLimits
 from anomvae.serving.connection import ConnectionLimits, limited_connection
+from anomvae.serving.fast_lane import FastLane
 from anomvae.serving.models import ModelTable
 from anomvae.serving.service import Service, ServiceLimits
 from anomvae.serving.tokens import Tokens, read_tokens
@@ -186,11 +187,11 @@ class Daemon:
         settings = self.settings
         limits = BodyLimits(int(settings.max_body_mb * MIB), settings.body_timeout)
         connections = ConnectionLimits(
-            int(settings.max_header_kb * 1024), settings.header_timeout, settings.max_connections
+            int(settings.max_header_kb * 1024), settings.header_timeout, settings.body_timeout, settings.max_connections
         )
         config = uvicorn.Config(
             make_app(service, limits, int(settings.max_buffered_mb * MIB)),
-            http=limited_connection(connections, lambda: self.metrics.shed("", "connections")),
+            http=limited_connection(connections, lambda: self.metrics.shed("", "connections"), FastLane(service)),
             ws="none",
             lifespan="off",
             interface="asgi3",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from anomvae.errors import BundleError, ProviderError
 from anomvae.scoring import GraphSession
 from anomvae.scoring.providers import short_name
-from anomvae.scoring.selftest import self_test
+from anomvae.scoring.selftest import self_test, settle_chunk
 from anomvae.serving.model import ServedModel
 
 if TYPE_CHECKING:
@@ -79,8 +79,14 @@ class Loader:
         on_cpu = in_use == "cpu"
         reference = None if on_cpu else GraphSession(found.bundle.graph, manifest.width)
         apart = self_test(session, manifest, reference)
+        settle_chunk(session, manifest)
         self._log.info(
-            "model loaded", model=name, version=found.version, provider=in_use, apart_from_cpu=None if on_cpu else apart
+            "model loaded",
+            model=name,
+            version=found.version,
+            provider=in_use,
+            chunk_rows=session.chunk_rows,
+            apart_from_cpu=None if on_cpu else apart,
         )
         return ServedModel(name, found.version, found.bundle, session)
 

@@ -156,6 +156,8 @@ class Watcher:
                 self._metrics.reload_settled(name)
             elif found.digest != followed.refused or again:
                 await self._change(followed, found)
+            else:
+                self._metrics.reference_resolved(name)
             await self._look_for_challenger(followed)
 
     async def _change(self, followed: _Followed, found: Found) -> None:
@@ -190,7 +192,7 @@ class Watcher:
             self._log.warning("note", model=model.name, note=found.note)
         self._models.put(model)
         followed.found, followed.refused, followed.challenger = found, None, None
-        self._models.put_challenger(model.name, None)  # it was prepared for the version before
+        self._end_shadow(model.name)  # it was prepared for the version before
         self._metrics.model_loaded(
             model.name,
             version=model.version,
@@ -206,27 +208,33 @@ class Watcher:
         """Follows `@challenger`; whatever goes wrong with it concerns no caller."""
         if not self._shadow.share:
             return
-        name = followed.name
+        name, looked_up = followed.name, False
         try:
             found = await self._off_loop(self._finder.challenger, followed.ref)
+            looked_up = True
             digest = found.digest if found and found.digest != followed.found.digest else None
             if digest == followed.challenger:
                 return
-            followed.challenger = digest
+            followed.challenger = digest  # also of one that will not load: it is not tried at every look
+            self._end_shadow(name)
             if found is None or digest is None:
-                self._models.put_challenger(name, None)
-                self._metrics.shadow_loaded(name, None)
                 return
             model = await self._off_loop(self._loader.load, name, found)
             self._shadow.prepare(self._models.get(name), model)
-        except AnomvaeError as error:
-            self._models.put_challenger(name, None)
-            self._metrics.shadow_loaded(name, None)
-            self._log.warning("no shadow", model=name, reason=str(error))
+        except Exception as error:  # noqa: BLE001  of whatever kind
+            if not looked_up:
+                followed.challenger = None
+            self._end_shadow(name)
+            told = {"reason": str(error)} if isinstance(error, AnomvaeError) else {"error": error}
+            self._log.warning("no shadow", model=name, **told)
             return
         self._models.put_challenger(name, model)
         self._metrics.shadow_loaded(name, found.version)
         self._log.info("challenger in shadow", model=name, version=found.version)
+
+    def _end_shadow(self, name: str) -> None:
+        self._models.put_challenger(name, None)
+        self._metrics.shadow_loaded(name, None)
 
     async def _off_loop(self, call: Callable[..., T], *arguments: Any) -> T:
         """On the one thread of reloads: MLflow is slow, and takes one conversation at a time."""

@@ -144,6 +144,12 @@ SHADOW_DROPPED_ROWS = Instrument(
 TOKENS_RELOADS = Instrument(
     "anomvae_tokens_reloads_total", "counter", ("outcome",), "Reloads of the token file, by outcome: loaded or failed."
 )
+TOKENS_STALE = Instrument(
+    "anomvae_tokens_stale",
+    "gauge",
+    (),
+    "1 while the token file has changed and cannot be read: the tokens before stay valid, withdrawn ones too.",
+)
 READY = Instrument("anomvae_ready", "gauge", (), "1 while the daemon is ready to score.")
 BUILD_INFO = Instrument("anomvae_build_info", "gauge", ("version", "python", "onnxruntime"), "What is running.")
 
@@ -180,6 +186,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
     SHADOW_DISAGREEMENTS,
     SHADOW_DROPPED_ROWS,
     TOKENS_RELOADS,
+    TOKENS_STALE,
     READY,
     BUILD_INFO,
 )

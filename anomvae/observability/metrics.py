@@ -205,6 +205,10 @@ class Metrics:
         if outcome != "failed":
             self._refused[model,].set(outcome == "refused")
 
+    def reference_resolved(self, model: str) -> None:
+        """The reference was looked at and names a version; whether that one was refused stays as it was."""
+        self._unresolved[model,].set(0)
+
     def reload_settled(self, model: str) -> None:
         """The reference was looked at and names what is served: nothing refused, nothing unresolved."""
         self._refused[model,].set(0)
@@ -233,8 +237,13 @@ class Metrics:
     # --- the daemon
 
     def tokens_reload(self, outcome: str) -> None:
-        """Counts a reload of the token file: `loaded` or `failed`."""
+        """Counts a reload of the token file, and states whether tokens before it are still in force.
+
+        Args:
+            outcome: `loaded`, or `failed`: the tokens before stay valid.
+        """
         self._tokens_reloads.labels(outcome).inc()
+        self._tokens_stale.set(outcome == "failed")
 
     def ready(self, ready: bool) -> None:
         """States readiness."""
@@ -295,6 +304,7 @@ class Metrics:
     def _make_daemon_instruments(self, build: Mapping[str, str]) -> None:
         self._ready = self._library_gauge(i.READY)
         self._tokens_reloads = self._library_counter(i.TOKENS_RELOADS)
+        self._tokens_stale = self._library_gauge(i.TOKENS_STALE)
         for outcome in i.TOKEN_OUTCOMES:
             self._tokens_reloads.labels(outcome)
         build_info = Current(i.BUILD_INFO)

@@ -21,7 +21,8 @@ from anomvae.scoring.pace import Pace
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from anomvae.scoring.jobs import Arrays, Job, Runner
+    from anomvae.data.encoding import EncodedRows
+    from anomvae.scoring.jobs import Arrays, Job, Promise, Runner, Waiter, Watch
     from anomvae.scoring.policy import BatchPolicy
 
 SWEEP_S = 0.02
@@ -113,22 +114,34 @@ class Batcher:
         Raises:
             StoppingError: The batcher was stopped.
         """
+        future: asyncio.Future[Answered] = self._loop.create_future()
+        self._enter(job, future)
+        return future
+
+    def submit_soon(self, job: Job, promise: Promise) -> None:
+        """The same for a caller who does not await.
+
+        Raises:
+            StoppingError: The batcher was stopped.
+        """
+        self._enter(job, promise)
+
+    def _enter(self, job: Job, waiter: Waiter) -> None:
         if self._closed:
             raise StoppingError("the daemon is stopping; send the request to another instance, or later")
-        job.future = self._loop.create_future()
+        job.future = waiter
         job.arrived = self._clock()
         job.unanswered = max(1, len(job.rows))
         if job.deadline is not None and job.arrived >= job.deadline:  # it took too long to read: it shall not cost more
-            self._fail(job, DeadlineError(TOO_LATE))
             self._observer.expired(job.model)
-            return job.future
+            self._fail(job, DeadlineError(TOO_LATE))
+            return
         self._live.add(job)
         self._empty.clear()
         self._queue.push(job)
         self._look_soon()
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
-        return job.future
 
     async def drained(self) -> None:
         """Waits until every job has been answered."""
@@ -163,10 +176,12 @@ class Batcher:
             self._begin(batch, now)
             job = batch.pieces[0].job
             if quick is not None and quick(job.runner, job.outputs, batch.n_rows):
-                self._deliver(batch, _run(batch, self._observer, self._clock), alone=True)
-            else:
-                self._running += 1
-                self._inbox.put(batch)
+                self._deliver(batch, _run(batch, self._observer, self._clock, self._loop.call_soon), alone=True)
+                if self._queue:
+                    self._look_soon()
+                break  # between two calls the loop turns: a large job of quick chunks must not hold up everybody
+            self._running += 1
+            self._inbox.put(batch)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -231,10 +246,8 @@ class Batcher:
         self._forget(job)
 
     def _forget(self, job: Job) -> None:
-        job.on_linger, job.whole = (
-            None,
-            {},
-        )  # the call may refer to the job: without the cycle its rows are freed at once
+        job.on_linger = None  # it may refer to the job: without that cycle the rows are freed at once
+        job.whole = {}
         self._live.discard(job)
         if not self._live:
             self._empty.set()
@@ -263,7 +276,7 @@ class Batcher:
         """A thread: runs batches until it is told to end."""
         while (batch := self._inbox.get()) is not None:
             try:
-                outcome = _run(batch, self._observer, self._clock)
+                outcome = _run(batch, self._observer, self._clock, _now)
             except BaseException as error:  # noqa: BLE001  the thread outlives an observer, too
                 outcome = _Outcome([_failure(error) for _ in batch.pieces], 0.0)
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
@@ -271,21 +284,24 @@ class Batcher:
             del batch, outcome  # a thread at rest holds nobody's rows
 
 
-def _run(batch: Batch, observer: BatchObserver, clock: Callable[[], float]) -> _Outcome:
-    """Runs a batch; where it fails, each caller's rows alone, so that no one suffers for another's."""
+def _run(batch: Batch, observer: BatchObserver, clock: Callable[[], float], look: Callable[..., object]) -> _Outcome:
+    """Runs a batch; where it fails, each caller's rows alone, so that no one suffers for another's.
+
+    Whoever watches looks on by `look`: at once on a thread, on the event loop once the answers have gone out.
+    """
     started = clock()
     if all(piece.job.future.done() for piece in batch.pieces):  # departed while it was lined up
         return _Outcome([{} for _ in batch.pieces], 0.0)
     try:
-        answers: list[Arrays | Exception] = [*_answers(batch)]
+        answers: list[Arrays | Exception] = [*_answers(batch, look)]
     except BaseException as error:  # noqa: BLE001  whatever the runtime raises; its text may hold data
         if not batch.pieces[0].job.quiet:
             observer.batch_failed(batch.pieces[0].job.model)
-        answers = [_alone(piece) for piece in batch.pieces] if len(batch.pieces) > 1 else [_failure(error)]
+        answers = [_alone(piece, look) for piece in batch.pieces] if len(batch.pieces) > 1 else [_failure(error)]
     return _Outcome(answers, clock() - started)
 
 
-def _answers(batch: Batch) -> list[Arrays]:
+def _answers(batch: Batch, look: Callable[..., object]) -> list[Arrays]:
     """Each piece's answers, as views of the batch's."""
     job = batch.pieces[0].job
     rows = batch.rows()
@@ -293,8 +309,7 @@ def _answers(batch: Batch) -> list[Arrays]:
     if any(len(array) != batch.n_rows for array in found.values()):
         raise ScoringError("the graph gave another number of answers than it got rows")
     if job.watch is not None:
-        with contextlib.suppress(Exception):  # looking on must not fail those who are looked at
-            job.watch(rows, found)
+        look(_look_on, job.watch, rows, found)
     if len(batch.pieces) == 1:
         return [found]
     answers, start = [], 0
@@ -305,11 +320,20 @@ def _answers(batch: Batch) -> list[Arrays]:
     return answers
 
 
-def _alone(piece: Piece) -> Arrays | Exception:
+def _now(call: Callable[..., None], *arguments: object) -> None:
+    call(*arguments)
+
+
+def _look_on(watch: Watch, rows: EncodedRows, found: Arrays) -> None:
+    with contextlib.suppress(Exception):  # looking on must not fail those who are looked at
+        watch(rows, found)
+
+
+def _alone(piece: Piece, look: Callable[..., object]) -> Arrays | Exception:
     if piece.job.future.done():
         return {}
     try:
-        return _answers(Batch([piece], piece.stop - piece.start, "idle"))[0]
+        return _answers(Batch([piece], piece.stop - piece.start, "idle"), look)[0]
     except BaseException as error:  # noqa: BLE001  as above
         return _failure(error)
 

@@ -12,7 +12,6 @@ import numpy.typing as npt
 from anomvae.data.encoding import EncodedRows
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Iterator, Sequence
 
     from anomvae.scoring.policy import BatchPolicy, Reason
@@ -44,6 +43,51 @@ class Answered(NamedTuple):
     run_s: float
 
 
+class Waiter(Protocol):
+    """Who waits for a job: an asyncio future, or a :class:`Promise`."""
+
+    def done(self) -> bool:
+        """Whether it has its answer, or wants none any more."""
+        ...
+
+    def set_result(self, result: Answered, /) -> None:
+        """Hands over the answers."""
+        ...
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """Hands over the error."""
+        ...
+
+
+class Promise:
+    """Calls back once, at once, with the answers or an error: for callers who do not await.
+
+    Args:
+        callback: Gets the one or the other; must not raise.
+    """
+
+    __slots__ = ("_callback",)
+
+    def __init__(self, callback: Callable[[Answered | None, BaseException | None], None]) -> None:
+        self._callback: Callable[[Answered | None, BaseException | None], None] | None = callback
+
+    def done(self) -> bool:
+        """Whether it has called back."""
+        return self._callback is None
+
+    def set_result(self, result: Answered, /) -> None:
+        """Calls back with answers."""
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback(result, None)
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """Calls back with an error."""
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback(None, exception)
+
+
 @dataclass(slots=True, eq=False)
 class Job:
     """The rows of one caller.
@@ -72,7 +116,7 @@ class Job:
     quiet: bool = False
     max_rows: int = 0
     # From here on the batcher's own.
-    future: asyncio.Future[Answered] = field(init=False)
+    future: Waiter = field(init=False)
     arrived: float = field(default=0.0, init=False)
     started: float | None = field(default=None, init=False)
     run_s: float = field(default=0.0, init=False)

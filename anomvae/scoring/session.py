@@ -38,6 +38,9 @@ class GraphSession:
         strict: Whether every part of the graph must run on the first provider; else ONNX Runtime may fall back to the CPU.
 
     Attributes:
+        alignment: Calls are filled up to a multiple of this many rows.
+        chunk_rows: Rows a call for many rows; larger calls fall out of the processor's cache, smaller ones pay the call's
+            overhead.
         input_specs: Inputs of the graph.
         output_specs: Outputs of the graph, in its order.
 
@@ -64,7 +67,8 @@ class GraphSession:
         except Exception as error:  # noqa: BLE001  onnxruntime raises many classes of its own, all meaning: no such graph
             name = "the graph" if isinstance(graph, bytes) else graph
             raise BundleError(f"{name} is not a graph that ONNX Runtime can load: {type(error).__name__}") from None
-        self._width = width
+        self.alignment = ALIGNMENT
+        self.chunk_rows = max(ALIGNMENT, min(CHUNK_ROWS, CHUNK_CELLS // max(1, width)) // ALIGNMENT * ALIGNMENT)
         self.input_specs = tuple(_spec(value) for value in self._session.get_inputs())
         self.output_specs = tuple(_spec(value) for value in self._session.get_outputs())
         self.inputs = tuple(spec.name for spec in self.input_specs)
@@ -77,11 +81,6 @@ class GraphSession:
     def providers(self) -> tuple[str, ...]:
         """Execution providers really in use, best first."""
         return tuple(self._session.get_providers())
-
-    @property
-    def chunk_rows(self) -> int:
-        """Rows a call: larger calls fall out of the processor's cache, smaller ones pay the call's overhead."""
-        return max(ALIGNMENT, min(CHUNK_ROWS, CHUNK_CELLS // max(1, self._width)) // ALIGNMENT * ALIGNMENT)
 
     def run_in_chunks(self, rows: EncodedRows, outputs: Sequence[str], alarm_rate: float | None = None) -> Arrays:
         """Answers for any number of rows, chunk by chunk; see :meth:`run`."""
@@ -107,7 +106,7 @@ class GraphSession:
         feeds: Arrays = {}
         for name, array in (("numeric", rows.numeric), ("categorical", rows.categorical)):
             if name in self.inputs:
-                feeds[name] = _filled_up(array)
+                feeds[name] = self._filled_up(array)
         if alarm_rate is not None:
             feeds["alarm_rate"] = np.asarray(alarm_rate, dtype=np.float32)
         if not outputs:
@@ -116,6 +115,12 @@ class GraphSession:
         bound = self._on_device and alarm_rate is None
         found = self._run_bound(outputs, feeds) if bound else self._run(outputs, feeds)
         return {name: array[:n] for name, array in zip(outputs, found, strict=True)}
+
+    def _filled_up(self, array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        lacking = -len(array) % self.alignment
+        if not lacking:
+            return array
+        return np.concatenate([array, np.zeros((lacking, array.shape[1]), dtype=array.dtype)])
 
     def _run(self, outputs: Sequence[str], feeds: Arrays) -> list[npt.NDArray[np.generic]]:
         return self._session.run(list(outputs), feeds, self._only_wanted)  # type: ignore[no-any-return]
@@ -134,10 +139,3 @@ class GraphSession:
 def _spec(value: ort.NodeArg) -> TensorSpec:
     shape = tuple(extent if isinstance(extent, int) else -1 for extent in value.shape)
     return TensorSpec(value.name, DATATYPES.get(value.type, value.type), shape)
-
-
-def _filled_up(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    lacking = -len(array) % ALIGNMENT
-    if not lacking:
-        return array
-    return np.concatenate([array, np.zeros((lacking, array.shape[1]), dtype=array.dtype)])

@@ -1,4 +1,4 @@
-"""One HTTP connection, on uvicorn's httptools protocol, with limits on headers and on how slowly they may come."""
+"""One HTTP connection, on uvicorn's httptools protocol: limits on headers and on how slowly they come, and a fast lane."""
 
 from __future__ import annotations
 
@@ -7,15 +7,24 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import orjson
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from anomvae.serving.fast_lane import MAX_BYTES
+from anomvae.serving.service import CallerGoneError
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
 
+    from anomvae.scoring.jobs import Promise
+    from anomvae.serving.fast_lane import FastLane
+    from anomvae.serving.http_front import Target
+
 MOST_HEADERS = 100
 LINGER_S = 1.0
 """How long a quiet connection is kept when the daemon stops, in seconds: a request may be on its way to it."""
+_CLOSING = frozenset({401, 413, 500})
+_LONG_WAY = frozenset({b"expect", b"content-encoding", b"transfer-encoding", b"upgrade"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,20 +35,25 @@ class ConnectionLimits:
         max_header_bytes: Most bytes of request line and headers together.
         header_timeout_s: Longest time from a request's first byte, or from the connection's opening, to the end of its
             headers, in seconds.
+        body_timeout_s: Longest time from the headers to the end of a small body, in seconds.
         max_connections: Most connections at once.
     """
 
     max_header_bytes: int = 32 * 1024
     header_timeout_s: float = 10.0
+    body_timeout_s: float = 20.0
     max_connections: int = 1000
 
 
-def limited_connection(limits: ConnectionLimits, on_refused: Callable[[], None]) -> type[HttpToolsProtocol]:
+def limited_connection(
+    limits: ConnectionLimits, on_refused: Callable[[], None], lane: FastLane | None = None
+) -> type[HttpToolsProtocol]:
     """A protocol class for uvicorn.
 
     Args:
         limits: What a connection may do.
         on_refused: Called for each connection that is one too many.
+        lane: The short way for small requests; None: all go the long way.
     """
 
     class LimitedConnection(_LimitedConnection):
@@ -47,19 +61,61 @@ def limited_connection(limits: ConnectionLimits, on_refused: Callable[[], None])
 
     LimitedConnection.limits = limits
     LimitedConnection.on_refused = (on_refused,)
+    LimitedConnection.lane = lane
     return LimitedConnection
+
+
+class _LaneCycle:
+    """A request in the fast lane, with what uvicorn's protocol asks of a request and its response."""
+
+    __slots__ = (
+        "_connection",
+        "body",
+        "disconnected",
+        "keep_alive",
+        "more_body",
+        "promise",
+        "response_complete",
+        "target",
+    )
+
+    def __init__(self, connection: _LimitedConnection, target: Target, *, keep_alive: bool) -> None:
+        self._connection = connection
+        self.target = target
+        self.keep_alive = keep_alive
+        self.body = bytearray()
+        self.more_body = True
+        self.disconnected = False
+        self.response_complete = False
+        self.promise: Promise | None = None
+
+    @property
+    def message_event(self) -> _LaneCycle:
+        """Uvicorn sets it when something happened: more body, its end, or the caller's."""
+        return self
+
+    def set(self) -> None:
+        """Something happened."""
+        if self.disconnected:
+            if self.promise is not None:
+                self.promise.set_exception(CallerGoneError())
+        elif not self.more_body and not self.response_complete and self.promise is None:
+            self._connection.answer_in_lane(self)
 
 
 class _LimitedConnection(HttpToolsProtocol):
     limits: ClassVar[ConnectionLimits]
     on_refused: ClassVar[Sequence[Callable[[], None]]]
+    lane: ClassVar[FastLane | None]
+    default_lines: ClassVar[tuple[object, bytes]] = (None, b"")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._header_bytes = 0
+        self._fed_bytes = 0
         self._too_large = False
         self._in_headers = False
-        self._headers_due: asyncio.TimerHandle | None = None
+        self._in_lane: _LaneCycle | None = None
+        self._due: asyncio.TimerHandle | None = None
         self._ending: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -69,7 +125,7 @@ class _LimitedConnection(HttpToolsProtocol):
                 tell()
             self._end(503, "too many connections are open here; try again later", b"retry-after: 1\r\n")
             return
-        self._headers_due = self.loop.call_later(self.limits.header_timeout_s, self._too_slow)
+        self._due = self.loop.call_later(self.limits.header_timeout_s, self._too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._on_time()
@@ -80,27 +136,32 @@ class _LimitedConnection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():  # refused; what still comes is not read
             return
+        self._fed_bytes += len(data)
         super().data_received(data)
-        if self._in_headers and self._headers_due is None and not self.transport.is_closing():
-            self._headers_due = self.loop.call_later(self.limits.header_timeout_s, self._too_slow)
+        if self._due is None and not self.transport.is_closing():
+            self._watch_the_clock()
 
     def on_message_begin(self) -> None:
-        self._header_bytes = 0
         self._in_headers = True
         super().on_message_begin()
-
-    def on_url(self, url: bytes) -> None:
-        super().on_url(url)
-        self._count(len(url))
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
-        self._count(len(name) + len(value) + 4)
 
     def on_headers_complete(self) -> None:
         self._in_headers = False
         self._on_time()
-        super().on_headers_complete()
+        if self._fed_bytes > self.limits.max_header_bytes or len(self.headers) > MOST_HEADERS:
+            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size > self.limits.max_header_bytes or len(self.headers) > MOST_HEADERS:
+                self._too_large = True
+                raise ValueError("headers too large")  # the parser stops, and uvicorn calls send_400_response
+        self._fed_bytes = 0
+        target = self._target()
+        self._in_lane = None
+        if target is None:
+            super().on_headers_complete()
+        else:
+            keep_alive = self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive()
+            self._in_lane = _LaneCycle(self, target, keep_alive=keep_alive)
+            self.cycle = self._in_lane  # type: ignore[assignment]  # uvicorn asks no more of it than it has
 
     def shutdown(self) -> None:
         """Ends the connection once what was asked is answered; a quiet one after a while, for what may be on its way."""
@@ -114,26 +175,85 @@ class _LimitedConnection(HttpToolsProtocol):
         if not self.transport.is_closing():
             super().shutdown()
 
+    def answer_in_lane(self, cycle: _LaneCycle) -> None:
+        """Answers a request that is all here."""
+        self._on_time()
+        assert self.lane is not None  # noqa: S101  else there is no such cycle
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in self.headers}
+        cycle.promise = self.lane.answer(
+            cycle.target,
+            headers,
+            bytes(cycle.body),
+            lambda status, body, media_type, more: self._reply(cycle, status, body, media_type, more),
+        )
+
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  the text is uvicorn's
         if self._too_large:
-            self._end(431, f"the request's headers are larger than {self.limits.max_header_bytes:,} bytes")
+            self._end(431, f"the request's headers are larger than {self.limits.max_header_bytes:,} bytes, or too many")
         else:
             self._end(400, "the request is not HTTP")
 
-    def _count(self, size: int) -> None:
-        self._header_bytes += size
-        if self._header_bytes > self.limits.max_header_bytes or len(self.headers) > MOST_HEADERS:
-            self._too_large = True
-            raise ValueError("headers too large")  # the parser stops, and uvicorn calls send_400_response
+    def _target(self) -> Target | None:
+        """What the request names, if it can take the fast lane."""
+        if self.lane is None or self.parser.get_method() != b"POST":
+            return None
+        target = self.lane.target(self.url)
+        busy = self.pipeline or (self.cycle is not None and not self.cycle.response_complete)
+        if target is None or busy or self.flow.write_paused:
+            return None
+        size = -1
+        for name, value in self.headers:
+            if name == b"content-length":
+                size = int(value)
+            elif name in _LONG_WAY:
+                return None
+        return target if 0 <= size <= MAX_BYTES else None
+
+    def _reply(self, cycle: _LaneCycle, status: int, body: bytes, media_type: str, more: list[tuple[str, str]]) -> None:
+        if cycle.disconnected or self.transport.is_closing():
+            return
+        closing = not cycle.keep_alive or status in _CLOSING or (self.lane is not None and self.lane.closing)
+        head = [STATUS_LINE[status], self._default_headers(), b"content-type: ", media_type.encode()]
+        head += [b"\r\ncontent-length: %d\r\n" % len(body)]
+        head += [f"{name}: {value}\r\n".encode("latin-1", "replace") for name, value in more]
+        head += [b"connection: close\r\n\r\n" if closing else b"\r\n", body]
+        self.transport.write(b"".join(head))
+        cycle.response_complete = True
+        if closing:
+            self.transport.close()
+        self.on_response_complete()
+
+    def _default_headers(self) -> bytes:
+        """The headers of every answer as bytes; uvicorn makes a new list of them each second."""
+        headers = self.server_state.default_headers
+        if self.default_lines[0] is not headers:
+            lines = b"".join(b"%s: %s\r\n" % header for header in headers)
+            type(self).default_lines = (headers, lines)
+        return self.default_lines[1]
+
+    def _watch_the_clock(self) -> None:
+        """Sets a timer if headers, or a body in the fast lane, are not all here yet."""
+        if self._in_headers:
+            if self._fed_bytes > self.limits.max_header_bytes:
+                self._too_large = True
+                self.send_400_response("")
+                return
+            self._due = self.loop.call_later(self.limits.header_timeout_s, self._too_slow)
+        elif self._in_lane is not None and self._in_lane.more_body:
+            self._due = self.loop.call_later(self.limits.body_timeout_s, self._too_slow)
 
     def _on_time(self) -> None:
-        if self._headers_due is not None:
-            self._headers_due.cancel()
-            self._headers_due = None
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
 
     def _too_slow(self) -> None:
-        self._headers_due = None
-        if not self.transport.is_closing():
+        self._due = None
+        if self.transport.is_closing():
+            return
+        if self._in_lane is not None and self._in_lane.more_body:
+            self._end(504, f"the body did not arrive within {self.limits.body_timeout_s:g} seconds")
+        else:
             self._end(408, f"the request's headers did not arrive within {self.limits.header_timeout_s:g} seconds")
 
     def _end(self, status: int, message: str, headers: bytes = b"") -> None:

@@ -128,7 +128,7 @@ class HttpFront:
         """Reads a request; what is left to do is to answer it."""
         service = self._service
         model = service.models.get(target.model, target.version)
-        timeout_s = _timeout_s(headers)
+        timeout_s = timeout_of(headers)
         query = _query(scope["query_string"])
         try:
             body = await read_body(receive, headers, self._limits, self._buffered)
@@ -137,7 +137,7 @@ class HttpFront:
             raise
         return service.answer(
             model,
-            _decoder(target, model, body, headers, query),
+            decoder(target, model, body, headers, query),
             protocol=target.protocol,
             size_bytes=len(body),
             timeout_s=timeout_s,
@@ -146,7 +146,7 @@ class HttpFront:
         )
 
 
-def _decoder(target: Target, model: ServedModel, body: bytes, headers: Headers, query: Mapping[str, str]) -> Decode:
+def decoder(target: Target, model: ServedModel, body: bytes, headers: Headers, query: Mapping[str, str]) -> Decode:
     """How to read a request; by its path, then by its content type."""
     if target.protocol == "v2-json":
         return lambda: decode_infer(model, body, headers)
@@ -170,7 +170,7 @@ def _query(query: bytes) -> dict[str, str]:
     return dict(pairs)
 
 
-def _timeout_s(headers: Headers) -> float | None:
+def timeout_of(headers: Headers) -> float | None:
     """The caller's patience: the header `x-request-timeout`, in seconds."""
     stated = headers.get("x-request-timeout")
     if stated is None:

@@ -133,6 +133,7 @@ def _read_lists(model: ServedModel, rows: list[Any], names: list[str], key: str,
 
 def _read_csv(model: ServedModel, body: bytes, max_rows: int) -> Rows:
     """A CSV body: commas, a header, all cells as text until the encoding reads them."""
+    _require_utf8(body)
     names = _csv_names(body)
     damaged: list[int] = []
 
@@ -163,6 +164,14 @@ def _read_csv(model: ServedModel, body: bytes, max_rows: int) -> Rows:
         return encode(held, model.manifest.columns), GivenTable(held)
     except pa.ArrowException:
         raise CellError("the rows hold cells that their columns cannot be") from None
+
+
+def _require_utf8(body: bytes) -> None:
+    """Refuses other encodings before Arrow reads rows: where it cannot hand on a damaged one, it writes to standard error."""
+    try:
+        pa.array([body], pa.large_binary()).cast(pa.large_string())
+    except pa.ArrowException:
+        raise RequestError("the body is not CSV in UTF-8") from None
 
 
 def _csv_names(body: bytes) -> list[str]:

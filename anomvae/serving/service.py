@@ -6,12 +6,13 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from anomvae.errors import InputError, OverloadedError, StoppingError
-from anomvae.scoring.jobs import Job
+from anomvae.scoring.jobs import Job, Promise
 from anomvae.serving.permits import Permit
 from anomvae.serving.shadow import Shadow
 from anomvae.serving.status import status_of
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
     from anomvae.data.encoding import EncodedRows
     from anomvae.observability import Log, Metrics
     from anomvae.scoring.batcher import Batcher
+    from anomvae.scoring.jobs import Answered, Watch
     from anomvae.serving.exchange import Decoded
     from anomvae.serving.model import ServedModel
     from anomvae.serving.models import ModelTable
     from anomvae.serving.tokens import Tokens
 
     Arrays = dict[str, npt.NDArray[np.generic]]
+    Done = Callable[[Any, BaseException | None], None]
 
 LARGE_BYTES = 65_536
 """Bodies from this size on are decoded, and answers to as many cells encoded, on a thread of their own."""
@@ -38,6 +41,20 @@ CELL_BYTES = 8
 
 class CallerGoneError(Exception):
     """The caller closed the connection before it was answered."""
+
+
+class Call(NamedTuple):
+    """What is known of a request beside its body.
+
+    Attributes:
+        protocol: Label for metrics until the request is decoded.
+        timeout_s: The caller's patience, in seconds.
+        trace_id: Of the caller's trace.
+    """
+
+    protocol: str
+    timeout_s: float | None = None
+    trace_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +104,7 @@ class Service:
         self.stopping = False
         self.draining = False
         self._codecs = ThreadPoolExecutor(max(1, batcher.threads), thread_name_prefix="codec")
-        self._watches: dict[tuple[int, bool], tuple[ServedModel, Callable[[EncodedRows, Arrays], None]]] = {}
+        self._watches: WeakKeyDictionary[ServedModel, tuple[Watch, Watch]] = WeakKeyDictionary()
         metrics.inflight_limit(self.rows.limit)
 
     @property
@@ -147,40 +164,75 @@ class Service:
             AnomvaeError: The request is wrong, too large, too late, or too much; see :func:`status_of`.
             CallerGoneError: The caller went away.
         """
-        clock, metrics = time.monotonic, self.metrics
-        started = clock()
-        metrics.started()
-        rows, code = 0, "OK" if protocol == "grpc" else "200"
+        ticket = _Ticket(self, model, protocol, trace_id)
         try:
             self._admit()
             decoded = decode() if size_bytes < LARGE_BYTES else await self._off_loop(decode)
-            protocol = decoded.protocol
-            rows = len(decoded.rows)
-            stated = (timeout_s, decoded.timeout_s, self.limits.timeout_s)
-            patience = min(patience for patience in stated if patience is not None)
-            self.rows.take(rows)
-            try:
-                decoded_at = clock()
-                job = self._job(model, decoded, started + patience)
-                if on_linger is not None:
-                    job.on_linger = lambda: on_linger(job.future)
-                answered = await self.batcher.submit(job)
-                encode_at = clock()
-                reply = await self._encode(decoded, answered.arrays)
-                metrics.stages(model.name, decoded_at - started, answered.queue_s, answered.run_s, clock() - encode_at)
-                if self.shadow.share:
-                    self.shadow.look(model, decoded, answered.arrays)
-            finally:
-                self.rows.give(rows)
+            job = ticket.admit(decoded, timeout_s)
+            future = self.batcher.submit(job)
+            if on_linger is not None:
+                job.on_linger = lambda: on_linger(future)
+            answered = await future
+            encode_at = time.monotonic()
+            reply = await self._encode(decoded, answered.arrays)
+            ticket.answered(decoded, answered, time.monotonic() - encode_at)
         except BaseException as error:
-            code = _code(protocol, error)
-            self._tell(model, protocol, error)
+            ticket.failed(error)
             raise
         else:
             return reply
         finally:
-            metrics.ended()
-            metrics.request(model.name, protocol, code, rows, clock() - started, trace_id)
+            ticket.end()
+
+    def answer_soon(self, model: ServedModel, decode: Callable[[], Decoded], done: Done, call: Call) -> Promise | None:
+        """Answers a small request without a task: the same path as :meth:`answer`, for callers who do not await.
+
+        Args:
+            model: The version to score with.
+            decode: Reads the request; runs now.
+            done: Called once, now or later on the event loop, with the answer or the error.
+            call: What else is known of the request.
+
+        Returns:
+            What fails with `CallerGoneError` should the caller go; None if the request is done already.
+        """
+        ticket = _Ticket(self, model, call.protocol, call.trace_id)
+        try:
+            self._admit()
+            decoded = decode()
+            job = ticket.admit(decoded, call.timeout_s)
+            promise = Promise(lambda answered, error: self._finish(ticket, decoded, answered, error, done))
+            self.batcher.submit_soon(job, promise)
+        except Exception as error:  # noqa: BLE001  handed over
+            ticket.failed(error)
+            ticket.end()
+            done(None, error)
+            return None
+        return promise
+
+    def _finish(
+        self,
+        ticket: _Ticket,
+        decoded: Decoded,
+        answered: Answered | None,
+        error: BaseException | None,
+        done: Done,
+    ) -> None:
+        reply = None
+        try:
+            if answered is not None:
+                encode_at = time.monotonic()
+                reply = decoded.encode(answered.arrays)
+                ticket.answered(decoded, answered, time.monotonic() - encode_at)
+        except Exception as failure:  # noqa: BLE001  handed over
+            error = failure
+        if error is not None:
+            ticket.failed(error)
+        ticket.end()
+        try:
+            done(reply, error)
+        except Exception as failure:  # noqa: BLE001  the batcher has others to answer
+            self.log.error("request failed", model=ticket.model.name, error=failure)  # noqa: TRY400  no logger
 
     def _admit(self) -> None:
         """Refuses before the request costs anything."""
@@ -192,18 +244,6 @@ class Service:
         """Ends the codec threads."""
         self._codecs.shutdown(wait=False, cancel_futures=True)
 
-    def _job(self, model: ServedModel, decoded: Decoded, deadline: float) -> Job:
-        return Job(
-            model.session,
-            model.name,
-            decoded.rows,
-            decoded.outputs,
-            decoded.alarm_rate,
-            deadline,
-            self._watch(model, own_rate=decoded.alarm_rate is None),
-            max_rows=model.session.chunk_rows,
-        )
-
     async def _off_loop(self, call: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._codecs, call)
 
@@ -213,26 +253,83 @@ class Service:
             return decoded.encode(arrays)
         return await self._off_loop(lambda: decoded.encode(arrays))
 
-    def _tell(self, model: ServedModel, protocol: str, error: BaseException) -> None:
+    def watch_of(self, model: ServedModel, *, own_rate: bool) -> Watch:
+        """What notes a batch's rows and answers, on the thread that ran it."""
+        watches = self._watches.get(model)
+        if watches is None:
+            watches = _watch(model, self.metrics, own_rate=False), _watch(model, self.metrics, own_rate=True)
+            self._watches[model] = watches
+        return watches[own_rate]
+
+
+class _Ticket:
+    """What a request holds on its way, and how it ended."""
+
+    __slots__ = ("_code", "_decoded_at", "_protocol", "_rows", "_service", "_started", "_taken", "_trace_id", "model")
+
+    def __init__(self, service: Service, model: ServedModel, protocol: str, trace_id: str | None) -> None:
+        self._service, self.model, self._protocol, self._trace_id = service, model, protocol, trace_id
+        self._started = self._decoded_at = time.monotonic()
+        self._rows = self._taken = 0
+        self._code = "OK" if protocol == "grpc" else "200"
+        service.metrics.started()
+
+    def admit(self, decoded: Decoded, timeout_s: float | None) -> Job:
+        """Takes the permit for a request's rows; its job.
+
+        Raises:
+            OverloadedError: Too many rows are in flight.
+            RequestTooLargeError: It alone has too many.
+        """
+        service, model = self._service, self.model
+        self._protocol, self._rows = decoded.protocol, len(decoded.rows)
+        stated = (timeout_s, decoded.timeout_s, service.limits.timeout_s)
+        patience = min(patience for patience in stated if patience is not None)
+        service.rows.take(self._rows)
+        self._taken = self._rows
+        service.metrics.inflight_rows(service.rows.used)
+        self._decoded_at = time.monotonic()
+        return Job(
+            model.session,
+            model.name,
+            decoded.rows,
+            decoded.outputs,
+            decoded.alarm_rate,
+            self._started + patience,
+            service.watch_of(model, own_rate=decoded.alarm_rate is None),
+            max_rows=model.session.chunk_rows,
+        )
+
+    def answered(self, decoded: Decoded, answered: Answered, encode_s: float) -> None:
+        """Notes the stages of a request that was answered, and lets the challenger have a look at it."""
+        service, name = self._service, self.model.name
+        service.metrics.stages(name, self._decoded_at - self._started, answered.queue_s, answered.run_s, encode_s)
+        if service.shadow.share:
+            service.shadow.look(self.model, decoded, answered.arrays)
+
+    def failed(self, error: BaseException) -> None:
         """Counts and logs why a request was not answered."""
+        service, name = self._service, self.model.name
+        self._code = _code(self._protocol, error)
         if isinstance(error, OverloadedError):
-            self.metrics.shed(model.name, "rows")
+            service.metrics.shed(name, "rows")
         elif isinstance(error, CallerGoneError):
-            self.metrics.cancelled(model.name, "departed")
+            service.metrics.cancelled(name, "departed")
         elif isinstance(error, asyncio.CancelledError):
-            self.metrics.cancelled(model.name, "cancelled")
+            service.metrics.cancelled(name, "cancelled")
         elif not isinstance(error, InputError):
             status = status_of(error)
-            self.log.error("request failed", model=model.name, protocol=protocol, status=status.http, error=error)
+            service.log.error("request failed", model=name, protocol=self._protocol, status=status.http, error=error)
 
-    def _watch(self, model: ServedModel, *, own_rate: bool) -> Callable[[EncodedRows, Arrays], None]:
-        """What notes a batch's rows and answers, on the thread that ran it."""
-        kept = self._watches.get((id(model), own_rate))
-        if kept is None or kept[0] is not model:
-            current = {id(served) for served in self.models.current}
-            self._watches = {key: value for key, value in self._watches.items() if key[0] in current}
-            kept = self._watches[id(model), own_rate] = (model, _watch(model, self.metrics, own_rate=own_rate))
-        return kept[1]
+    def end(self) -> None:
+        """Gives back what the request held, and counts it."""
+        service = self._service
+        if self._taken:
+            service.rows.give(self._taken)
+            service.metrics.inflight_rows(service.rows.used)
+        seconds = time.monotonic() - self._started
+        service.metrics.ended()
+        service.metrics.request(self.model.name, self._protocol, self._code, self._rows, seconds, self._trace_id)
 
 
 def _code(protocol: str, error: BaseException) -> str:
@@ -242,9 +339,9 @@ def _code(protocol: str, error: BaseException) -> str:
     return status.grpc if protocol == "grpc" else str(status.http)
 
 
-def _watch(model: ServedModel, metrics: Metrics, *, own_rate: bool) -> Callable[[EncodedRows, Arrays], None]:
+def _watch(model: ServedModel, metrics: Metrics, *, own_rate: bool) -> Watch:
     """Notes rows; verdicts only at the model's own alarm rate, since one at another says nothing of the stated one."""
-    manifest = model.manifest
+    name, manifest = model.name, model.manifest  # not the model: a watch must not keep it
     threshold = manifest.calibration.score_threshold
     unknown = np.array([column.unknown_code for column in manifest.categorical], dtype=np.int64)
     missing = np.array(
@@ -253,7 +350,7 @@ def _watch(model: ServedModel, metrics: Metrics, *, own_rate: bool) -> Callable[
 
     def watch(rows: EncodedRows, found: Mapping[str, Any]) -> None:
         metrics.rows(
-            model.name,
+            name,
             scores=found.get("score"),
             p_values=found.get("p_value"),
             alarms=found.get("alarm") if own_rate else None,
@@ -264,6 +361,6 @@ def _watch(model: ServedModel, metrics: Metrics, *, own_rate: bool) -> Callable[
             gone += int(np.count_nonzero(rows.categorical == missing))
             strange = int(np.count_nonzero(rows.categorical == unknown))
         if gone or strange:
-            metrics.cells(model.name, missing=gone, unknown=strange)
+            metrics.cells(name, missing=gone, unknown=strange)
 
     return watch
