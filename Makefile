@@ -10,7 +10,7 @@ PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.ready
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --constraint constraints.txt
 
-.PHONY: help setup demo test test-scoring check format docs bench bench-serve accuracy clean
+.PHONY: help setup demo tools test test-scoring check format docs bench bench-serve soak fuzz accuracy clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -39,7 +39,15 @@ setup: $(STAMP)  ## make the virtual environment
 demo: $(STAMP)  ## fit, calibrate, register, export and score on real data, start to end
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash pipelines/demo.sh
 
-test: $(STAMP) test-scoring  ## run every test, in parallel
+tools:  ## install what tests use beside Python packages, where it is missing and may be installed; tests skip without it
+	@missing=""; for tool in prometheus:prometheus prometheus-alertmanager:prometheus-alertmanager chromium:chromium; do \
+		command -v $${tool%%:*} >/dev/null || missing="$$missing $${tool##*:}"; done; \
+	if [ -n "$$missing" ]; then if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing$$missing"; { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing; } >/dev/null 2>&1 \
+			|| echo "not all of$$missing can be had; their tests skip"; \
+	else echo "missing:$$missing; their tests skip"; fi; fi
+
+test: $(STAMP) tools test-scoring  ## run every test, in parallel
 	@echo "running the tests"
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup -q
 
@@ -64,6 +72,12 @@ bench: $(BENCH_STAMP)  ## measure training and scoring beside peers, into docs/p
 bench-serve: $(PEERS_STAMP)  ## measure the daemon beside its peers, into docs/performance.md
 	@command -v wrk >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get install -y -qq wrk >/dev/null; } || true
 	@$(BIN)/python -m pipelines.bench_serve
+
+soak: $(STAMP)  ## ten minutes of mixed and hostile load on a daemon that reloads every 20 seconds
+	@$(BIN)/python -m pipelines.soak --minutes 10 --reload-every-s 20
+
+fuzz: $(STAMP)  ## a hundred thousand damaged bodies for every decoder of the daemon
+	@$(BIN)/python -m pipelines.fuzz --bodies 100000
 
 accuracy: $(STAMP)  ## measure ranking and false alarms on real tables, into docs/accuracy.md
 	@$(BIN)/python -m pipelines.accuracy
