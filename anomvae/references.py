@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 from anomvae.bundle import Bundle, read_bundle
 from anomvae.bundle.folder import MANIFEST
 from anomvae.errors import BundleError, MissingExtraError, ModelReferenceError
+from anomvae.tracking.reference import CHALLENGER
 
 if TYPE_CHECKING:
     from anomvae.tracking.registry import ResolvedModel
 
-CHALLENGER = "challenger"
-"""Alias of the version that is scored in the champion's shadow."""
 SHORT_DIGEST = 12
 ATTEMPTS = 5
 PAUSE_S = 0.05

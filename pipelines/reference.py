@@ -1,4 +1,4 @@
-"""Writes docs/reference.md from the code: commands, settings, errors, the graph. `--check` refuses drift.
+"""Writes docs/reference.md from the code: commands, settings, errors, the graph, the daemon. `--check` refuses drift.
 
 Run by `make docs`; `make check` runs it with `--check`.
 """
@@ -20,6 +20,7 @@ from anomvae.cli.app import app
 from anomvae.fitting.settings import FitSettings
 from anomvae.training.settings import TrainingSettings
 from anomvae.vae.settings import ModelSettings
+from pipelines import reference_serving
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference.md"
 
@@ -143,7 +144,8 @@ def page() -> str:
     ]
     for kind in (Column, LeftOut, Split, Calibration, Provenance):
         parts += [f"### {kind.__name__}\n", dataclass_table(kind)]
-    parts += ["### training.json\n", dataclass_table(TrainingRecord), "## Errors\n", errors()]
+    parts += ["### training.json\n", dataclass_table(TrainingRecord), *reference_serving.sections()]
+    parts += ["## Errors\n", errors()]
     return "\n".join(parts)
 
 

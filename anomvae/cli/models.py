@@ -100,6 +100,25 @@ def promote(
     )
 
 
+@app.command("challenge")
+def challenge(
+    ref: Ref,
+    end: Annotated[bool, typer.Option("--end", help="End the challenge of the model REF names.")] = False,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Make a version the challenger: the daemon scores it in the champion's shadow and counts where their verdicts differ."""
+    _registry()
+    from anomvae.tracking import promotion
+
+    if end:
+        name = ref.partition("@")[0].partition("/")[0]
+        promotion.end_challenge(name, tracking_uri=tracking_uri)
+        out().print(escape(f"{name} has no challenger any more"), soft_wrap=True)
+        return
+    name, number = promotion.challenge(ref, tracking_uri=tracking_uri)
+    out().print(escape(f"{name} version {number} is now challenger"), soft_wrap=True)
+
+
 @app.command("pull")
 def pull(
     ref: Ref,

@@ -96,7 +96,7 @@ class Daemon:
         )
         self._tokens = Tokens(read_tokens(settings.tokens_file) if settings.tokens_file else None)
         self._stop = asyncio.Event()
-        self._hurry = False
+        self._hurry = asyncio.Event()
 
     async def serve(self) -> None:
         """Loads, listens, follows references, and drains when told to stop.
@@ -131,10 +131,9 @@ class Daemon:
         self.log.flush()
 
     def stop(self, *, hurry: bool = False) -> None:
-        """Begins to stop; with `hurry`, without the delay in which others learn that it is not ready."""
-        if self._stop.is_set():
-            self._hurry = True
-        self._hurry = self._hurry or hurry
+        """Begins to stop; with `hurry`, or when told twice, without the delay in which others learn that it is not ready."""
+        if hurry or self._stop.is_set():
+            self._hurry.set()
         self._stop.set()
 
     def _service(self, names: tuple[str, ...], batcher: Batcher) -> Service:
@@ -172,8 +171,9 @@ class Daemon:
         service.draining = True
         self.metrics.ready(ready=False)
         self.log.info("draining", requests_s=settings.drain_delay, deadline_s=settings.drain_timeout)
-        if not self._hurry:
-            await asyncio.sleep(settings.drain_delay)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(settings.drain_delay):
+                await self._hurry.wait()
         server.should_exit = True
         ends: list[asyncio.Future[None] | asyncio.Task[None]] = [serving]
         if grpc_server is not None:
@@ -259,7 +259,7 @@ class Daemon:
         scheme = "https" if self.settings.tls_cert else "http"
         host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
         if not self._tokens.wanted and self.settings.host not in ("127.0.0.1", "localhost", "::1"):
-            self.log.warning("everyone who reaches this address may ask; --tokens-file names who may")
+            self.log.warning("open to everyone", host=self.settings.host)
         self.log.info(
             "serving",
             http=f"{scheme}://{host}:{self.port}",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Protocol
 
-from anomvae.errors import BundleError, ProviderError
+from anomvae.bundle.folder import GRAPH
+from anomvae.errors import BundleError, ModelReferenceError, ProviderError
 from anomvae.scoring import GraphSession
 from anomvae.scoring.providers import short_name
 from anomvae.scoring.selftest import self_test, settle_chunk
@@ -66,10 +68,12 @@ class Loader:
 
         Raises:
             BundleError: The graph cannot be loaded, or does not answer as it should.
+            ModelReferenceError: The folder was replaced since it was found.
             ProviderError: Providers are strict, and another one would run it.
         """
         choice, manifest = self._choice, found.bundle.manifest
-        session = self._session(found.bundle, manifest)
+        graph = _graph(found.bundle)
+        session = self._session(graph, manifest)
         in_use, fell_back = short_name(session.providers[0]), choice.fell_back(session.providers)
         if fell_back and choice.strict:
             raise ProviderError(
@@ -77,7 +81,7 @@ class Loader:
                 "mend the installation, or leave out --strict-providers"
             )
         on_cpu = in_use == "cpu"
-        reference = None if on_cpu else GraphSession(found.bundle.graph, manifest.width)
+        reference = None if on_cpu else GraphSession(graph, manifest.width)
         apart = self_test(session, manifest, reference)
         settle_chunk(session, manifest)
         self._log.info(
@@ -99,15 +103,26 @@ class Loader:
                 "execution provider fell back", model=model.name, in_use=in_use, wanted=self._choice.wanted[0]
             )
 
-    def _session(self, bundle: Bundle, manifest: Manifest) -> GraphSession:
+    def _session(self, graph: bytes, manifest: Manifest) -> GraphSession:
         choice = self._choice
         try:
-            return GraphSession(bundle.graph, manifest.width, choice.providers, strict=choice.strict)
+            return GraphSession(graph, manifest.width, choice.providers, strict=choice.strict)
         except BundleError:
             if choice.strict or choice.usable == ("cpu",):
                 raise
         self._log.warning("execution provider failed to load the model", model=manifest.name, wanted=choice.usable[0])
-        return GraphSession(bundle.graph, manifest.width)
+        return GraphSession(graph, manifest.width)
+
+
+def _graph(bundle: Bundle) -> bytes:
+    """The graph that the manifest names, and no other: the folder may have been replaced since it was read."""
+    try:
+        graph = bundle.graph.read_bytes()
+    except OSError:
+        graph = b""
+    if hashlib.sha256(graph).hexdigest() != bundle.manifest.files[GRAPH]:
+        raise ModelReferenceError(f"{bundle.folder} has changed since it was read; it is looked at again")
+    return graph
 
 
 def same_inputs(old: Manifest, new: Manifest) -> bool:

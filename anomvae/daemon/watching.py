@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from anomvae.daemon.loading import same_codes, same_inputs
-from anomvae.errors import AnomvaeError, BundleError, SettingError
+from anomvae.errors import AnomvaeError, BundleError, ModelReferenceError, SettingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -166,6 +166,10 @@ class Watcher:
         try:
             self._check_columns(old, found)
             model = await self._off_loop(self._loader.load, name, found)
+        except ModelReferenceError as error:  # it was replaced meanwhile: the next look tells by what
+            self._metrics.reload(name, "failed")
+            self._log.warning("reference not found", model=name, reason=str(error))
+            raise
         except AnomvaeError as error:
             followed.refused = found.digest
             self._metrics.reload(name, "refused")
@@ -174,7 +178,7 @@ class Watcher:
             )
             raise
         if not same_codes(old.manifest, found.bundle.manifest):
-            self._log.warning("categories changed: callers that send codes must read them anew", model=name)
+            self._log.warning("category codes changed", model=name)
         self._put(followed, found, model)
         self._metrics.reload(name, "loaded")
         self._log.info("model reloaded", model=name, version=found.version, before=old.version)
@@ -222,7 +226,7 @@ class Watcher:
             model = await self._off_loop(self._loader.load, name, found)
             self._shadow.prepare(self._models.get(name), model)
         except Exception as error:  # noqa: BLE001  of whatever kind
-            if not looked_up:
+            if not looked_up or isinstance(error, ModelReferenceError):
                 followed.challenger = None
             self._end_shadow(name)
             told = {"reason": str(error)} if isinstance(error, AnomvaeError) else {"error": error}

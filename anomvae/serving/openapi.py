@@ -88,7 +88,7 @@ def _people(models: Sequence[ServedModel]) -> Document:
     )
     score["parameters"] += [
         {"name": name, "in": "query", "schema": schema, "description": schema["description"]}
-        for name, schema in schemas.OPTIONS.items()
+        for name, schema in schemas.options(models).items()
     ]
     listing = {"type": "object", "required": ["models"], "properties": {"models": {"type": "array", "items": _OBJECT}}}
     return {

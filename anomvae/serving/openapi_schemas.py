@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING, Any
 
+from anomvae.bundle.promise import least_share
 from anomvae.data.encoding import NUMBER_TYPE
 from anomvae.scoring.scorer import MAX_TOP
 
@@ -37,6 +38,18 @@ _TYPES = {"FP32": ["number", "null"], "INT64": ["integer"], "BOOL": ["boolean"]}
 _DATATYPES = ["BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"]
 
 
+def options(models: Sequence[ServedModel]) -> Schema:
+    """What a caller may ask for beside scores; alarm rates from the smallest on that any of the models supports."""
+    smallest = [
+        model.manifest.calibration.smallest_alarm_rate / least_share(1.0, model.manifest.calibration.decision)
+        for model in models
+    ]
+    if not smallest:
+        return OPTIONS
+    rate = {key: value for key, value in OPTIONS["alarm_rate"].items() if key != "exclusiveMinimum"}
+    return {**OPTIONS, "alarm_rate": {**rate, "minimum": min(smallest)}}
+
+
 def record_schema(model: ServedModel) -> Schema:
     """A row by column name; columns beyond these are not looked at, identifiers go along to the answer."""
     columns = model.manifest.columns
@@ -56,7 +69,8 @@ def score_schema(models: Sequence[ServedModel]) -> Schema:
     """Body of `/v1/models/{model}/score`."""
     records = {"type": "array", "items": any_of([record_schema(model) for model in models])}
     columns = any_of([columns_schema(model) for model in models])
-    return {"oneOf": [_closed({"records": records}, OPTIONS), _closed({"columns": columns}, OPTIONS), records]}
+    more = options(models)
+    return {"oneOf": [_closed({"records": records}, more), _closed({"columns": columns}, more), records]}
 
 
 def invocations_schema(model: ServedModel | None) -> Schema:
@@ -72,7 +86,8 @@ def invocations_schema(model: ServedModel | None) -> Schema:
     if names:
         split["properties"]["columns"] = {"const": names}
     records: Schema = {"type": "array", "items": record}
-    params = {"params": {"type": "object", "properties": OPTIONS, "additionalProperties": False}}
+    more = options([] if model is None else [model])
+    params = {"params": {"type": "object", "properties": more, "additionalProperties": False}}
     forms: Schema = {
         "dataframe_split": split,
         "dataframe_records": records,
@@ -111,7 +126,7 @@ def infer_schema(models: Sequence[ServedModel]) -> Schema:
             "parameters": {
                 "type": "object",
                 "properties": {
-                    "alarm_rate": OPTIONS["alarm_rate"],
+                    "alarm_rate": options(models)["alarm_rate"],
                     "timeout": {"type": "integer", "minimum": 1, "description": "The caller's patience, microseconds."},
                     "binary_data_output": {**FLAG, "description": "Answer with bytes after the JSON."},
                 },

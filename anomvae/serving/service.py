@@ -131,9 +131,9 @@ class Service:
             UnknownModelError: No such model is served.
             AnomvaeError: What it names was refused, or cannot be found.
         """
-        self.models.get(name)
+        model = self.models.get(name)
         if self.reload is not None:
-            await self.reload(name)
+            await self.reload(model.name)
 
     async def answer(  # noqa: PLR0913  all but the first two are asked for by name
         self,

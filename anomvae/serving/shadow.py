@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anomvae.data.encoding import EncodedRows
-from anomvae.errors import AnomvaeError, ColumnMismatchError
+from anomvae.errors import ColumnMismatchError
 from anomvae.scoring.jobs import Answered, Job
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ class Translation:
     """
 
     def __init__(self, source: Manifest, target: Manifest) -> None:
-        kinds = {column.name: column.is_numeric for column in source.columns}
-        missing = [column.name for column in target.columns if kinds.get(column.name) is not column.is_numeric]
+        kinds = {column.name: column.kind for column in source.columns}
+        missing = [column.name for column in target.columns if kinds.get(column.name) != column.kind]
         if missing:
             raise ColumnMismatchError(missing, [])
         numeric = {column.name: place for place, column in enumerate(source.numeric)}
@@ -79,7 +79,7 @@ class Shadow:
         self._models, self._batcher, self._metrics = models, batcher, metrics
         self._due: dict[str, float] = {}
         self._busy: set[str] = set()
-        self._translations: dict[tuple[int, int], Translation] = {}
+        self._translations: dict[str, tuple[tuple[int, int], Translation]] = {}
 
     def prepare(self, champion: ServedModel, challenger: ServedModel) -> None:
         """Makes ready to score a champion's rows with a challenger.
@@ -87,10 +87,8 @@ class Shadow:
         Raises:
             ColumnMismatchError: The challenger scores columns that the champion's callers do not send.
         """
-        self._translations = {
-            (id(champion), id(challenger)): Translation(champion.manifest, challenger.manifest),
-            **{key: value for key, value in self._translations.items() if key[0] != id(champion)},
-        }
+        translation = Translation(champion.manifest, challenger.manifest)
+        self._translations[champion.name] = (id(champion), id(challenger)), translation
 
     def look(self, model: ServedModel, decoded: Decoded, answers: Arrays) -> None:
         """Perhaps sends a request's rows to the challenger, a call's worth at most; returns at once."""
@@ -101,31 +99,32 @@ class Shadow:
         self._due[model.name] = due % 1.0
         if due < 1.0:
             return
-        translation = self._translations.get((id(model), id(challenger)))
         n = min(len(decoded.rows), challenger.session.chunk_rows)
-        if translation is None or model.name in self._busy:
+        pair, translation = self._translations.get(model.name, (None, None))
+        if translation is None or pair != (id(model), id(challenger)) or model.name in self._busy:
             self._metrics.shadow_dropped(model.name, n)
             return
-        rows = translation(decoded.rows.take(slice(0, n)))
-        deadline = time.monotonic() + TIMEOUT_S
-        job = Job(
-            challenger.session, model.name, rows, ("alarm",), decoded.alarm_rate, deadline, quiet=True, max_rows=n
-        )
         verdicts = np.asarray(answers["alarm"][:n])
         try:
+            rows = translation(decoded.rows.take(slice(0, n)))
+            deadline = time.monotonic() + TIMEOUT_S
+            job = Job(
+                challenger.session, model.name, rows, ("alarm",), decoded.alarm_rate, deadline, quiet=True, max_rows=n
+            )
             future = self._batcher.submit(job)
-        except AnomvaeError:
+        except Exception:  # noqa: BLE001  whatever it is, the caller has its answer
+            self._metrics.shadow_dropped(model.name, n)
             return
         self._busy.add(model.name)
         future.add_done_callback(lambda done: self._compare(model.name, verdicts, done))
 
     def _compare(self, name: str, verdicts: npt.NDArray[np.generic], done: asyncio.Future[Answered]) -> None:
         self._busy.discard(name)
-        if done.cancelled() or done.exception() is not None:
+        found = None if done.cancelled() or done.exception() is not None else done.result().arrays.get("alarm")
+        if found is None or found.shape != verdicts.shape:
             self._metrics.shadow_dropped(name, len(verdicts))
             return
-        disagreements = int((done.result().arrays["alarm"] != verdicts).sum())
-        self._metrics.shadow(name, len(verdicts), disagreements)
+        self._metrics.shadow(name, len(verdicts), int((found != verdicts).sum()))
 
 
 def _days_between(source: Column, target: Column) -> float:

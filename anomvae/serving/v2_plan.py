@@ -131,7 +131,7 @@ class InferPlan:
         found = tensor.numbers()
         if found.dtype == np.float32:
             return found  # type: ignore[return-value]
-        with np.errstate(over="ignore"):  # as in encoding: a number too large for float32 is infinite
+        with np.errstate(over="ignore", invalid="ignore"):  # as in encoding: what is too large for float32 is infinite
             return found.astype(np.float32)
 
     def _codes(self, tensor: Tensor) -> npt.NDArray[np.int64]:

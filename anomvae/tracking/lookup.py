@@ -55,7 +55,7 @@ def find(client: MlflowClient, ref: str) -> Found:
         return Found(_logged_model(client, reference.model_id, ref))
     if reference.run_id is not None:
         return Found(_logged_model(client, _model_of_run(client, reference.run_id, ref), ref))
-    registered = _registered_model(client, str(reference.name))
+    registered = registered_model(client, str(reference.name))
     number, note = _number(client, registered, reference)
     try:
         version = client.get_model_version(registered.name, str(number))
@@ -93,7 +93,12 @@ def list_registered(client: MlflowClient) -> Iterator[RegisteredModel]:
             return
 
 
-def _registered_model(client: MlflowClient, name: str) -> RegisteredModel:
+def registered_model(client: MlflowClient, name: str) -> RegisteredModel:
+    """A registered model.
+
+    Raises:
+        ModelReferenceError: There is none of that name; the message names what exists.
+    """
     try:
         return client.get_registered_model(name)
     except MlflowException as error:

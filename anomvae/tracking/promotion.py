@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from anomvae.errors import BundleError, ModelReferenceError, PromotionError
-from anomvae.tracking.lookup import find
-from anomvae.tracking.reference import CHAMPION
+from anomvae.tracking.lookup import find, registered_model
+from anomvae.tracking.reference import CHALLENGER, CHAMPION
 from anomvae.tracking.registry import fetch
 from anomvae.tracking.session import open_session
 
@@ -81,6 +81,50 @@ def promote(
             raise PromotionError(f"{found.title} was not promoted: {objection}; force it if that is meant")
         session.client.set_registered_model_alias(name, CHAMPION, str(number))
     return Promotion(name, number, previous, objection or comparison, forced=objection is not None)
+
+
+def challenge(ref: str, *, tracking_uri: str | None = None, timeout_s: float = 8.0) -> tuple[str, int]:
+    """Makes a version the challenger, which the daemon scores in the champion's shadow.
+
+    Args:
+        ref: A registered version: `NAME@candidate`, `NAME/3`, ...
+        tracking_uri: See `registry.resolve`.
+        timeout_s: See `registry.resolve`.
+
+    Returns:
+        Name of the model and number of the version.
+
+    Raises:
+        PromotionError: It is the champion.
+        ModelReferenceError: Nothing answers to the reference, or it names no registered version.
+        TrackingError: The server or database cannot be used.
+    """
+    with open_session(tracking_uri, timeout_s=timeout_s) as session:
+        found = find(session.client, ref)
+        if found.version is None:
+            raise ModelReferenceError(f"{ref!r} names no registered version; name NAME@candidate or NAME/3")
+        name, number = found.version.name, int(found.version.version)
+        if CHAMPION in found.aliases:
+            raise PromotionError(f"{found.title} is the champion; a challenger is another version")
+        session.client.set_registered_model_alias(name, CHALLENGER, str(number))
+    return name, number
+
+
+def end_challenge(name: str, *, tracking_uri: str | None = None, timeout_s: float = 8.0) -> None:
+    """Ends a model's challenge; nothing happens if there is none.
+
+    Args:
+        name: Of the registered model.
+        tracking_uri: See `registry.resolve`.
+        timeout_s: See `registry.resolve`.
+
+    Raises:
+        ModelReferenceError: The registry has no such model.
+        TrackingError: The server or database cannot be used.
+    """
+    with open_session(tracking_uri, timeout_s=timeout_s) as session:
+        if CHALLENGER in registered_model(session.client, name).aliases:
+            session.client.delete_registered_model_alias(name, CHALLENGER)
 
 
 def _judge(session: Session, found: Found, previous: int | None, cache: Path | None) -> tuple[str | None, str]:

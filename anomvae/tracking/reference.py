@@ -10,6 +10,8 @@ from anomvae.errors import ModelReferenceError, SettingError
 
 CHAMPION = "champion"
 """Alias of the version in service."""
+CHALLENGER = "challenger"
+"""Alias of the version that the daemon scores in the champion's shadow."""
 CANDIDATE = "candidate"
 """Alias of the version fitted last."""
 

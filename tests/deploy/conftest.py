@@ -7,22 +7,27 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
+
+from anomvae.data.encoding import encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from anomvae.observability.metrics import Metrics
+    import numpy.typing as npt
+
+    from anomvae.bundle import Bundle, Manifest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEPLOY = REPOSITORY / "deploy"
@@ -104,53 +109,86 @@ def queries(dashboard: dict[str, Any], panels: list[dict[str, Any]], rules: list
 
 
 @pytest.fixture(scope="session")
-def loaded_daemon() -> Iterator[Daemon]:
-    """Tells what a daemon under load would, and goes on working from scrape to scrape."""
-    from anomvae.observability.metrics import Metrics
-
-    daemon = Metrics({"version": "1.0", "python": "3.11", "onnxruntime": "1.20"})
-    daemon.model_loaded(
-        "press", version="3", kind="table", digest="0a1b", reference="press@champion", alarm_rate=0.01, at=time.time()
-    )
-    daemon.provider("press", "cpu", fell_back=False)
-    daemon.shadow_loaded("press", "4")
-    daemon.inflight_limit(200_000)
-    daemon.ready(ready=True)
+def loaded_daemon(fitted: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """The daemon itself, which is sent rows over every protocol from scrape to scrape."""
     token = "a-token-that-only-this-test-knows"  # noqa: S105  it opens nothing else
+    tokens = tmp_path_factory.mktemp("tokens") / "tokens"
+    tokens.write_text(token)
+    options = ["--tokens-file", str(tokens), "--port", "0", "--grpc-port", "0"]
+    command = [sys.executable, "-m", "anomvae", "serve", f"press={fitted.folder}", *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    assert process.stderr is not None
+    stop = threading.Event()
+    workers = []
+    try:
+        events = map(json.loads, process.stderr)
+        serving = next(event for event in events if event["event"] == "serving")
+        workers = [
+            threading.Thread(target=lambda: list(events)),  # else the pipe fills up
+            threading.Thread(target=_work, args=(serving["http"], serving["grpc"], token, fitted.manifest, stop)),
+        ]
+        for worker in workers:
+            worker.start()
+        yield Daemon(serving["http"].removeprefix("http://"), token)
+    finally:
+        stop.set()
+        for worker in workers[1:]:
+            worker.join(30)
+        process.terminate()
+        process.wait(60)
+        for worker in workers[:1]:
+            worker.join(30)
+        process.stderr.close()
 
-    class Front(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            allowed = self.headers["Authorization"] == f"Bearer {token}"
-            _work(daemon)
-            body, media_type = daemon.render(self.headers.get("Accept", ""))
-            self.send_response(200 if allowed else 401)
-            self.send_header("Content-Type", media_type)
-            self.end_headers()
-            self.wfile.write(body if allowed else b"")
 
-        def log_message(self, *_: Any) -> None: ...
+def _records(draw: np.random.Generator, n: int) -> list[dict[str, Any]]:
+    """Rows as the detector knows them."""
+    load = draw.normal(size=n)
+    materials = draw.choice(["steel", "brass", "alloy"], n)
+    return [
+        {
+            "temperature": 60 + 8 * each + draw.normal(),
+            "pressure": None if draw.random() < 0.05 else 2.5e5 + 3e4 * each + 2e3 * draw.normal(),
+            "vibration": float(np.exp(0.4 * draw.normal() + 0.2 * each)),
+            "cooling": bool(each + 0.3 * draw.normal() > 0),
+            "material": str(material),
+        }
+        for each, material in zip(load, materials, strict=True)
+    ]
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Front) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield Daemon(f"127.0.0.1:{server.server_address[1]}", token)
-        server.shutdown()
 
+def _work(http: str, grpc: str, token: str, manifest: Manifest, stop: threading.Event) -> None:
+    """Sends rows over every protocol until told to stop."""
+    import tritonclient.grpc as triton
 
-def _work(daemon: Metrics) -> None:
-    """A second of load: good answers, a few bad ones, a batch of each kind."""
     draw = np.random.default_rng(0)
-    for protocol in ("v2-json", "v2-binary", "v1-json"):
-        daemon.request("press", protocol, "200", 60, 0.004, "4bf92f3577b34da6a3ce929d0e0e4736")
-        daemon.request("press", protocol, "400", 0, 0.001)
-    daemon.request("press", "grpc", "OK", 200, 0.02)
-    daemon.stages("press", 0.0002, 0.0005, 0.002, 0.0001)
-    daemon.inflight_rows(120)
-    for reason in ("idle", "full", "waited"):
-        daemon.batch("press", 128, reason)
-    p_values = draw.random(380)
-    daemon.rows("press", scores=-np.log(p_values), p_values=p_values, alarms=p_values <= 0.01, threshold=-np.log(0.01))
-    daemon.cells("press", missing=20, unknown=1)
-    daemon.shadow("press", 38, 1)
+    allowed = {"authorization": f"Bearer {token}", "traceparent": f"00-{'4b' * 16}-00f067aa0ba902b7-01"}
+    remote = triton.InferenceServerClient(grpc)
+    with httpx.Client(base_url=http, headers=allowed, timeout=30) as client:
+        while not stop.wait(0.1):
+            records = _records(draw, 20)
+            client.post("/v1/models/press/score", json={"records": records}).raise_for_status()
+            client.post("/invocations", json={"dataframe_records": records}).raise_for_status()
+            rows = encode(pa.Table.from_pylist(records), manifest.columns)
+            arrays: dict[str, tuple[npt.NDArray[Any], str]] = {
+                "numeric": (rows.numeric, "FP32"),
+                "categorical": (rows.categorical, "INT64"),
+            }
+            body = [
+                {"name": name, "shape": array.shape, "datatype": kind, "data": _cells(array)}
+                for name, (array, kind) in arrays.items()
+            ]
+            client.post("/v2/models/press/infer", json={"inputs": body}).raise_for_status()
+            inputs = [triton.InferInput(name, array.shape, kind) for name, (array, kind) in arrays.items()]
+            for tensor, (array, _) in zip(inputs, arrays.values(), strict=True):
+                tensor.set_data_from_numpy(array)
+            remote.infer("press", inputs, headers={"authorization": f"Bearer {token}"})
+    remote.close()
+
+
+def _cells(array: npt.NDArray[Any]) -> list[Any]:
+    """Cells as JSON has them: null where they are missing."""
+    return [None if cell != cell else cell for cell in array.ravel().tolist()]  # noqa: PLR0124  NaN alone is not itself
 
 
 @pytest.fixture(scope="session")

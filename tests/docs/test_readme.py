@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow.parquet as pq
+import pytest
 
 from anomvae.fitting.settings import settings_from
 from pipelines.demo_data import main as write_demo_data
 from pipelines.train import Job
-
-if TYPE_CHECKING:
-    import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -26,9 +26,14 @@ def blocks(language: str, page: str = README) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
 
 
-def test_the_shell_session_runs_and_prints_what_it_says(tmp_path: Path, cli: Any) -> None:
+def commands_of(session: str) -> list[str]:
+    return re.findall(r"^\$ (.*)$", session, re.MULTILINE)
+
+
+def test_the_shell_sessions_run_and_print_what_they_say(tmp_path: Path, cli: Any, serve: Any) -> None:
     write_demo_data(tmp_path)
-    commands = re.findall(r"^\$ (anomvae .*)$", "\n".join(blocks("console")), re.MULTILINE)
+    session, serving = blocks("console")
+    commands = [command for command in commands_of(session) if command.startswith("anomvae ")]
     assert len(commands) >= 5
     printed = ""
     for command in commands:
@@ -36,11 +41,36 @@ def test_the_shell_session_runs_and_prints_what_it_says(tmp_path: Path, cli: Any
         assert ended.code == 0, f"{command}: {ended.err}"
         printed += ended.out + ended.err
     assert (tmp_path / "verdicts.jsonl").exists()
-    session = blocks("console")[0]
     for line in ("158 rows would train, 26 validate, 76 calibrate", "309 rows: 212 anomalies, 97 normal"):
         assert line in session
         assert line in printed
     assert "registered as biopsies version 1 (candidate, champion)" in printed
+    _ask_the_daemon(serving, serve)
+
+
+def _ask_the_daemon(session: str, serve: Any) -> None:
+    """On what the session before has registered; on a free port, and stopped with the test."""
+    start, *requests = commands_of(session)
+    assert start.startswith("anomvae serve ")
+    assert start.endswith(" &")
+    daemon = serve(*shlex.split(start)[2:-1])
+    assert {'"event":"serving"', '"grpc"'} <= set(re.findall(r'"event":"serving"|"grpc"', session))
+    assert len(requests) >= 2
+    if shutil.which("curl") is None:
+        pytest.skip("the session asks with curl, which is not here")
+    told = re.split(r"^\$ .*\n", session, flags=re.MULTILINE)[2:]
+    for command, expected in zip(requests, told, strict=True):
+        line = command.replace("curl ", "curl --silent --fail-with-body ").replace("http://", "")
+        line = line.replace("localhost:8080", daemon.url.removeprefix("http://"))
+        ended = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, f"{command}: {ended.stdout}{ended.stderr}"
+        assert_prints(ended.stdout, expected)
+
+
+def assert_prints(printed: str, expected: str) -> None:
+    """Holds an output against one of the README, where `...` stands for anything."""
+    parts = (re.escape(part) for part in expected.strip().split("..."))
+    assert re.search(".*".join(parts), printed), f"{expected}is not what is printed: {printed}"
 
 
 def test_the_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import typer.main
 
 import anomvae.errors
 from anomvae.cli.app import app
+from anomvae.daemon.settings import ServeSettings, flag_of, variable_of
+from anomvae.observability import INSTRUMENTS
+from anomvae.serving.openapi import ERRORS, openapi
 from pipelines.reference import PAGE, page
+from pipelines.reference_serving import EVENTS, logged_events
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -32,6 +37,27 @@ def test_every_command_option_and_error_stands_in_the_reference() -> None:
     for name in vars(anomvae.errors):
         if name.endswith("Error"):
             assert f"`{name}`" in text
+
+
+def test_every_setting_of_the_daemon_stands_in_the_reference_by_all_its_names() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    for known in fields(ServeSettings):
+        assert f"| `{flag_of(known.name)}` | `{variable_of(known.name)}` | `{known.name}` |" in text
+
+
+def test_every_metric_route_and_status_stands_in_the_reference() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    for instrument in INSTRUMENTS:
+        assert f"| `{instrument.name}` | {instrument.type} |" in text
+    for path, item in openapi((), secured=True)["paths"].items():
+        for method in item.keys() & {"get", "post"}:
+            assert f"| `{method.upper()} {path}` |" in text
+    for status in ERRORS:
+        assert f"| {status} |" in text
+
+
+def test_every_event_that_is_logged_stands_in_the_reference_with_a_meaning() -> None:
+    assert logged_events().keys() == EVENTS.keys()
 
 
 def test_every_error_stands_in_the_tree_of_its_module() -> None:

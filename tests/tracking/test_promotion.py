@@ -9,7 +9,7 @@ import pytest
 
 from anomvae.errors import ModelReferenceError, PromotionError
 from anomvae.tracking import registry
-from anomvae.tracking.promotion import promote
+from anomvae.tracking.promotion import challenge, end_challenge, promote
 from anomvae.tracking.runs import log_bundle
 
 # The product sets MLflow up, so it is imported before anything of MLflow.
@@ -136,3 +136,18 @@ def test_only_registered_versions_can_be_promoted(make_bundle: MakeBundle, uri: 
     logged = log_bundle(make_bundle(), tracking_uri=uri)
     with pytest.raises(ModelReferenceError, match="names no registered version"):
         promote(f"models:/{logged.model_id}", tracking_uri=uri)
+
+
+def test_a_challenger_is_another_version_than_the_champion_and_can_be_ended(log: Log) -> None:
+    log()
+    log()
+    assert challenge("pumps/2") == ("pumps", 2)
+    assert registry.resolve("pumps@challenger").title == "pumps/2"
+    with pytest.raises(PromotionError, match="is the champion"):
+        challenge("pumps/1")
+    end_challenge("pumps")
+    end_challenge("pumps")
+    with pytest.raises(ModelReferenceError, match="no alias 'challenger'"):
+        registry.resolve("pumps@challenger")
+    with pytest.raises(ModelReferenceError, match="no model 'nobody'"):
+        end_challenge("nobody")

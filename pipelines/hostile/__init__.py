@@ -1,0 +1,1 @@
+"""Traffic that means no good, or is badly made: what the daemon must answer without harm."""

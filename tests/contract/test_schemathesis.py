@@ -1,0 +1,56 @@
+"""The OpenAPI document against the daemon that gives it: what it allows is answered, what it forbids refused, as it says."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+EXAMPLES = os.environ.get("ANOMVAE_TEST_EXAMPLES", "8")
+"""Drawn requests for each route, beside those that cover every keyword of its schema once."""
+SETTINGS = """
+hooks = "hooks.py"
+[checks.not_a_server_error]
+expected-statuses = ["2xx", "3xx", "4xx", 504]  # 504: the drawn request had no patience
+[checks.positive_data_acceptance]
+expected-statuses = ["2xx", "3xx", 401, 403, 404, 409, 429, 504]
+[[operations]]
+include-path-regex = "/infer$"  # a schema cannot say how many cells a shape takes
+[operations.checks.positive_data_acceptance]
+enabled = false
+"""
+HOOKS = '''
+import schemathesis
+from schemathesis import GenerationMode
+
+BYTES = ("application/octet-stream", "application/vnd.apache.arrow.stream", "text/csv")
+
+
+@schemathesis.hook
+def filter_case(context, case):
+    """A schema cannot say which bytes are a stream or a table, nor that an option stands in the query or in the body."""
+    if case.meta is not None and case.meta.generation.mode is GenerationMode.NEGATIVE:
+        return True
+    body = case.body if isinstance(case.body, dict) else {}
+    return case.media_type not in BYTES and not set(case.query or ()) & set(body)
+'''
+
+
+def _tried(url: str, *options: str) -> str:
+    """Runs schemathesis in the working folder; its report."""
+    Path("schemathesis.toml").write_text(SETTINGS)
+    Path("hooks.py").write_text(HOOKS)
+    tool = Path(sys.executable).with_name("schemathesis")
+    command = [tool, "run", f"{url}/openapi.json", "--mode", "all", "--continue-on-failure"]
+    more = ["--phases", "examples,coverage,fuzzing", "--max-examples", EXAMPLES, "--generation-deterministic", "--no-color"]
+    done = subprocess.run([*command, *more, *options], capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+def test_every_route_keeps_to_the_document(served: Any) -> None:
+    report = _tried(served.url)
+    assert "No issues found" in report, report[-2000:]
+    assert [event for event in served.events if event.get("level") in ("error", "warning", None)] == []
