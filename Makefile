@@ -36,7 +36,7 @@ $(PEERS_STAMP): pipelines/serve_bench/peers.txt $(STAMP)
 
 setup: $(STAMP)  ## make the virtual environment
 
-demo: $(STAMP)  ## fit, calibrate, register, export and score on real data, start to end
+demo: $(STAMP)  ## fit, calibrate, register, export, score, serve, reload and stop on real data, start to end
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash pipelines/demo.sh
 
 tools:  ## install what tests use beside Python packages, where it is missing and may be installed; tests skip without it

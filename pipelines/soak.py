@@ -101,9 +101,9 @@ class Swapper:
 
     def next(self, *, damaged: bool | None = None) -> None:
         """Swaps the next bundle in; by default every third is damaged, in turn by a wrong graph and by a changed file."""
-        damaged = self._turn % DAMAGED_EVERY == DAMAGED_EVERY - 1 if damaged is None else damaged
-        manifest, files = self._versions[self._turn % len(self._versions)]
         self._turn += 1
+        damaged = self._turn % DAMAGED_EVERY == 0 if damaged is None else damaged
+        manifest, files = self._versions[len(self.swaps.sound) % len(self._versions)]
         if not damaged:
             write_bundle(self._folder, manifest, files)
             self.swaps.sound.append(manifest.files[GRAPH])
@@ -174,7 +174,7 @@ def _end(daemon: WatchedDaemon, asking: Sequence[Caller], tally: Tally) -> int:
     return daemon.ended()
 
 
-def _outcome(seconds: float, tally: Tally, swaps: Swaps, code: int, daemon: WatchedDaemon) -> Outcome:  # noqa: PLR0917
+def _outcome(seconds: float, tally: Tally, swaps: Swaps, code: int, daemon: WatchedDaemon) -> Outcome:
     events = daemon.events()
     reloads = sum(event["event"] == "model reloaded" for event in events)
     refused = len({_episode(events, at) for at, event in enumerate(events) if event["event"] == "reload refused"})
@@ -187,7 +187,11 @@ def _outcome(seconds: float, tally: Tally, swaps: Swaps, code: int, daemon: Watc
     if reloads < len(swaps.sound) - 2:  # the first was there from the start, the last may have come too late
         faults.append(f"{len(swaps.sound)} sound bundles, {reloads} reloads")
     if growth is not None:
-        faults += [f"{what} grew by {share:.1%}" for what, share in zip(("memory", "open files"), growth, strict=True) if share > MOST_GROWTH]
+        faults += [
+            f"{what} grew by {share:.1%}"
+            for what, share in zip(("memory", "open files"), growth, strict=True)
+            if share > MOST_GROWTH
+        ]
     for event in events:
         if event.get("level") in ("warning", "error", None) and event["event"] not in EXPECTED_TROUBLE:
             faults.append(f"the daemon logged {event}")
@@ -224,7 +228,11 @@ def report(outcome: Outcome) -> str:
     lines = [f"{kind:<20} {count:>10,}" for kind, count in tally.requests.items()]
     memory = f"{samples[0].rss_mb:.0f} MiB at the start, {max(sample.rss_mb for sample in samples):.0f} at most, {samples[-1].rss_mb:.0f} at the end"
     files = f"{samples[0].files} at the start, {max(sample.files for sample in samples)} at most, {samples[-1].files} at the end"
-    grown = "too short to say" if outcome.growth is None else f"memory {outcome.growth[0]:+.1%}, open files {outcome.growth[1]:+.1%}"
+    grown = (
+        "too short to say"
+        if outcome.growth is None
+        else f"memory {outcome.growth[0]:+.1%}, open files {outcome.growth[1]:+.1%}"
+    )
     figures = {
         "seconds": f"{outcome.seconds:,.0f}",
         "requests": f"{sum(tally.requests.values()):,}",
@@ -234,6 +242,7 @@ def report(outcome: Outcome) -> str:
         "vanished": f"{sum(count for kind, count in tally.requests.items() if 'vanish' in kind or 'cancel' in kind):,}",
         "wrong": f"{len(tally.wrong)}",
         "lost": f"{len(tally.lost)}",
+        "turned away": f"{tally.turned_away} calls by gRPC itself as its server stopped",
         "wrong status": f"{len(tally.failed)}",
         "memory": memory,
         "open files": files,
@@ -259,7 +268,9 @@ def main() -> None:
         print(report(outcome))
         if arguments.samples:
             for sample in outcome.daemon.samples:
-                print(f"{sample.at_s:6.0f} s {sample.rss_mb:8.1f} MiB {sample.files:5} files {sample.threads:4} threads")
+                print(
+                    f"{sample.at_s:6.0f} s {sample.rss_mb:8.1f} MiB {sample.files:5} files {sample.threads:4} threads"
+                )
     for fault in outcome.faults[:30]:
         print(f"fault: {fault[:400]}")
     print(f"{len(outcome.faults)} faults")

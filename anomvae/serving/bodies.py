@@ -48,43 +48,38 @@ async def read_body(receive: Receive, headers: Headers, limits: BodyLimits, buff
         RequestError: It cannot be unpacked.
         CallerGoneError: The caller went away.
     """
+    largest = min(limits.max_bytes, buffered.limit)
     stated = headers.get("content-length", "")
-    if stated.isdecimal() and int(stated) > limits.max_bytes:
-        raise _too_large(limits)
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        raise CallerGoneError
-    body: bytes = message.get("body", b"")
-    if message.get("more_body"):
-        body = await _read_rest(receive, body, limits, buffered)
-    if len(body) > limits.max_bytes:
-        raise _too_large(limits)
+    if stated.isdecimal() and int(stated) > largest:
+        raise _too_large(largest)
+    try:
+        async with asyncio.timeout(limits.timeout_s):
+            body = await _read_all(receive, largest, buffered)
+    except TimeoutError:
+        raise DeadlineError(f"the body did not arrive within {limits.timeout_s:g} seconds") from None
     packed = headers.get("content-encoding", "identity").lower()
     return body if packed == "identity" else unpacked(body, packed, limits.max_bytes)
 
 
-async def _read_rest(receive: Receive, first: bytes, limits: BodyLimits, buffered: Permit) -> bytes:
-    parts, size, held = [first], len(first), 0
+async def _read_all(receive: Receive, largest: int, buffered: Permit) -> bytes:
+    parts: list[bytes] = []
+    size, held, more = 0, 0, True
     try:
-        async with asyncio.timeout(limits.timeout_s):
-            more = True
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise CallerGoneError
-                part = message.get("body", b"")
-                size += len(part)
-                if size > limits.max_bytes:
-                    raise _too_large(limits)
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise CallerGoneError
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            more = message.get("more_body", False)
+            if size > largest:
+                raise _too_large(largest)
+            if more or held:  # what is all there needs no permit
                 buffered.take(size - held)
                 held = size
-                parts.append(part)
-                more = message.get("more_body", False)
-    except TimeoutError:
-        raise DeadlineError(f"the body did not arrive within {limits.timeout_s:g} seconds") from None
     finally:
         buffered.give(held)
-    return b"".join(parts)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def unpacked(body: bytes, how: str, max_bytes: int) -> bytes:
@@ -114,5 +109,5 @@ def unpacked(body: bytes, how: str, max_bytes: int) -> bytes:
     return plain
 
 
-def _too_large(limits: BodyLimits) -> RequestTooLargeError:
-    return RequestTooLargeError(f"the body is larger than {limits.max_bytes:,} bytes; cut the request up")
+def _too_large(largest: int) -> RequestTooLargeError:
+    return RequestTooLargeError(f"the body is larger than {largest:,} bytes; cut the request up")

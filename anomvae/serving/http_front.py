@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 
 import orjson
 
-from anomvae.errors import OverloadedError, RequestError, UnauthorizedError
+from anomvae.errors import DeadlineError, OverloadedError, RequestError, UnauthorizedError
 from anomvae.serving.arrow import decode_score_arrow
 from anomvae.serving.bodies import BodyLimits, read_body
 from anomvae.serving.exchange import ARROW_STREAM, JSON, trace_id_of
@@ -110,7 +110,8 @@ class HttpFront:
             return
         except Exception as error:  # noqa: BLE001  the table says what the caller is told
             service.refused(target.model if target else "", target.protocol if target else "other", error)
-            await send_error(send, error, closing=service.draining)
+            # A body that did not come in time may go on coming, drop by drop.
+            await send_error(send, error, closing=service.draining or isinstance(error, DeadlineError))
             return
         if answer is None:
             await self._other(scope, receive, send)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     Rows = tuple[EncodedRows, Given]
 
 CSV = "text/csv"
+_CONSTANT = {"NaN": None, "Infinity": math.inf, "-Infinity": -math.inf}
+_CONSTANTS = (b"NaN", b"Infinity")
 FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 
 
@@ -54,12 +58,27 @@ def decode_invocations(model: ServedModel, body: bytes, headers: Headers, *, max
         wishes = read_wishes(model, {}, {})
         rows, given = _read_csv(model, body, max_rows)
     else:
-        document = parse_json(body)
+        document = _parse(body)
         wishes = _read_params(model, document)
         form = next(form for form in FORMS if form in document)
         rows, given = _READERS[form](model, document[form], max_rows)
     answering = Answering(model, wishes, rows, given)
     return Decoded(rows, wishes.outputs(model), answering.predictions, "mlflow", wishes.alarm_rate)
+
+
+def _parse(body: bytes) -> Any:
+    """A body as JSON; also with the `NaN` and `Infinity` that MLflow's clients write, a NaN being a missing cell."""
+    try:
+        return parse_json(body)
+    except RequestError:
+        if not any(word in body for word in _CONSTANTS):
+            raise
+    try:
+        return json.loads(body, parse_constant=_CONSTANT.get)
+    except (ValueError, RecursionError):
+        raise RequestError(
+            "the body is not JSON, not even with NaN for missing numbers; see /docs for its forms"
+        ) from None
 
 
 def _read_params(model: ServedModel, document: Any) -> Wishes:

@@ -62,7 +62,7 @@ def columns_schema(model: ServedModel) -> Schema:
     """Lists of cells by column name."""
     record = record_schema(model)
     lists = {name: {"type": "array", "items": cell} for name, cell in record["properties"].items()}
-    return {**record, "properties": lists}
+    return {**record, "properties": lists, "additionalProperties": {"type": "array"}}
 
 
 def score_schema(models: Sequence[ServedModel]) -> Schema:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import zlib
@@ -10,14 +9,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 
 from anomvae.serving.exchange import ARROW_STREAM, JSON
 from anomvae.serving.messages import ModelInferRequest
 from anomvae.serving.v2 import HEADER_LENGTH
 from anomvae.serving.v2_messages import CONTENTS
-from pipelines.hostile.mutations import MARK, MARK_DIGITS, as_text, mutate_bytes, mutate_document, odd_value
+from pipelines.hostile.mutations import MARK, MARK_DIGITS, as_text, chance, mutate_bytes, mutate_document, odd_value
 
 if TYPE_CHECKING:
     import random
@@ -53,16 +51,18 @@ def body_of(kind: str, draw: random.Random) -> Body:
         draw: Decides everything.
     """
     make = KINDS[kind]
-    chance = draw.random()
-    body: Body = make(draw, chance >= SOUND_SHARE + BYTES_SHARE)
-    if chance >= SOUND_SHARE and (chance < SOUND_SHARE + BYTES_SHARE or draw.random() < BYTES_SHARE / 2):
-        other: Body = make(draw, False)
+    share = draw.random()
+    body: Body = make(draw, share >= SOUND_SHARE + BYTES_SHARE)
+    if share >= SOUND_SHARE and (share < SOUND_SHARE + BYTES_SHARE or chance(draw, BYTES_SHARE) / 2):
+        other: Body = make(draw, False)  # noqa: FBT003  as above
         headers = dict(body.headers)
-        if kind == "mlflow-csv" and draw.random() < 0.7:  # noqa: PLR2004  else most would be refused as no UTF-8
+        if kind == "mlflow-csv" and chance(draw, 0.7):  # else most would be refused as no UTF-8
             damaged = mutate_bytes(draw, body.content, other.content).decode("utf-8", "replace")
             return Body(damaged.encode(), headers)
-        if HEADER_LENGTH in headers and draw.random() < 0.3:  # noqa: PLR2004
-            headers[HEADER_LENGTH] = str(draw.choice((0, 1, len(body.content), len(body.content) + 1, "-1", "٣", "9" * 30, "", " 5")))
+        if HEADER_LENGTH in headers and chance(draw, 0.3):
+            headers[HEADER_LENGTH] = str(
+                draw.choice((0, 1, len(body.content), len(body.content) + 1, "-1", "٣", "9" * 30, "", " 5"))
+            )
         return Body(mutate_bytes(draw, body.content, other.content), headers, body.query)
     return body
 
@@ -85,9 +85,9 @@ def _records(draw: random.Random) -> list[dict[str, Any]]:
 
 def _options(draw: random.Random) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    if draw.random() < 0.3:  # noqa: PLR2004
+    if chance(draw, 0.3):
         found["top"] = draw.choice((0, 1, 3, 100))
-    if draw.random() < 0.3:  # noqa: PLR2004
+    if chance(draw, 0.3):
         found["alarm_rate"] = draw.choice((0.05, 0.2, 0.5))
     return found
 
@@ -98,9 +98,13 @@ def _score_headers(draw: random.Random, content_type: str) -> dict[str, str]:
 
 
 def _score_query(draw: random.Random) -> dict[str, str]:
-    if draw.random() < 0.9:  # noqa: PLR2004
+    if chance(draw, 0.9):
         return {}
-    return {draw.choice(("top", "alarm_rate", "alarm_rate", "tip")): draw.choice(("1", "0.1", MARK, "nan", "1e-400", "9" * 5000, ""))}
+    return {
+        draw.choice(("top", "alarm_rate", "alarm_rate", "tip")): draw.choice(
+            ("1", "0.1", MARK, "nan", "1e-400", "9" * 5000, "")
+        )
+    }
 
 
 def _columns_of(records: list[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -133,7 +137,7 @@ def invocations(draw: random.Random, damaged: bool) -> Body:
             {"inputs": draw.choice((_columns_of(records), lists))},
         )
     )
-    if draw.random() < 0.3:  # noqa: PLR2004
+    if chance(draw, 0.3):
         document = {**document, "params": _options(draw)}
     return Body(_as_json(draw, document, damaged), {"content-type": JSON})
 
@@ -146,10 +150,17 @@ def csv_text(draw: random.Random, damaged: bool) -> Body:
         for _ in range(draw.choice((1, 2, 3))):
             line = draw.choice(lines[draw.choice((0, 1, 1, 1)) :])
             place = draw.randrange(max(1, len(line)))
-            line[place : place + draw.choice((*[1] * 12, 0, 2))] = [str(odd_value(draw))[:9000]] * draw.choice((*[1] * 12, 0, 2))
+            line[place : place + draw.choice((*[1] * 12, 0, 2))] = [str(odd_value(draw))[:9000]] * draw.choice(
+                (*[1] * 12, 0, 2)
+            )
     sink = io.StringIO()
     style = draw.choice((csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_MINIMAL))
-    writer = csv.writer(sink, delimiter=draw.choice("," * 20 + ";\t"), quoting=style, lineterminator=draw.choice(("\n", "\n", "\r\n", "\r")))
+    writer = csv.writer(
+        sink,
+        delimiter=draw.choice("," * 20 + ";\t"),
+        quoting=style,
+        lineterminator=draw.choice(("\n", "\n", "\r\n", "\r")),
+    )
     writer.writerows(lines)
     text = draw.choice((*[""] * 10, "\ufeff", "\n", "#\n")) + sink.getvalue()
     return Body(text.encode(draw.choice(("utf-8",) * 20 + ("utf-16",)), "replace"), {"content-type": "text/csv"})
@@ -158,29 +169,32 @@ def csv_text(draw: random.Random, damaged: bool) -> Body:
 def _tensors(draw: random.Random) -> list[tuple[str, str, list[int], list[Any]]]:
     """Inputs of a sound request: name, datatype, shape, cells."""
     n_rows = draw.randrange(1, MOST_ROWS)
-    if draw.random() < 0.5:  # noqa: PLR2004
+    if chance(draw, 0.5):
         numbers = [draw.choice((61.5, 0.0, None, float(MARK_DIGITS))) for _ in range(4 * n_rows)]
         codes = [draw.randrange(2) for _ in range(2 * n_rows)]
-        found = [("numeric", draw.choice(("FP32", "FP64")), [n_rows, 4], numbers), ("categorical", "INT64", [n_rows, 2], codes)]
-        if draw.random() < 0.2:  # noqa: PLR2004
+        found = [
+            ("numeric", draw.choice(("FP32", "FP64")), [n_rows, 4], numbers),
+            ("categorical", "INT64", [n_rows, 2], codes),
+        ]
+        if chance(draw, 0.2):
             found.append(("alarm_rate", "FP32", [1], [0.2]))
         return found
     records = [_record(draw) for _ in range(n_rows)]
     kinds = {"temperature": "FP64", "pressure": "FP32", "vibration": "FP64", "cooling": "BYTES", "material": "BYTES"}
     columns = _columns_of(records)
     columns["cooling"] = [None if cell is None else str(cell).lower() for cell in columns["cooling"]]
-    names = [name for name in columns if name != "part" or draw.random() < 0.2]  # noqa: PLR2004
+    names = [name for name in columns if name != "part" or chance(draw, 0.2)]
     return [(name, kinds.get(name, "BYTES"), [n_rows], columns[name]) for name in names]
 
 
 def _asked(draw: random.Random) -> dict[str, Any]:
     asked: dict[str, Any] = {}
-    if draw.random() < 0.3:  # noqa: PLR2004
+    if chance(draw, 0.3):
         asked["id"] = "a-1"
-    if draw.random() < 0.5:  # noqa: PLR2004
+    if chance(draw, 0.5):
         names = draw.sample(("score", "p_value", "alarm"), draw.randrange(1, 4))
-        asked["outputs"] = [{"name": name, "parameters": {"binary_data": draw.random() < 0.5}} for name in names]  # noqa: PLR2004
-    if draw.random() < 0.3:  # noqa: PLR2004
+        asked["outputs"] = [{"name": name, "parameters": {"binary_data": chance(draw, 0.5)}} for name in names]
+    if chance(draw, 0.3):
         asked["parameters"] = draw.choice(({"alarm_rate": 0.2}, {"timeout": 10**6}, {"binary_data_output": True}))
     return asked
 
@@ -206,15 +220,15 @@ def infer_binary(draw: random.Random, damaged: bool) -> Body:
     inputs, parts = [], []
     for name, datatype, shape, cells in _tensors(draw):
         stated: dict[str, Any] = {"name": name, "datatype": datatype, "shape": shape}
-        if draw.random() < 0.8:  # noqa: PLR2004
+        if chance(draw, 0.8):
             parts.append(_raw(datatype, cells))
             stated["parameters"] = {"binary_data_size": len(parts[-1])}
         else:
             stated["data"] = cells
         inputs.append(stated)
-    if damaged and parts and draw.random() < 0.5:  # noqa: PLR2004  the JSON stays sound, the bytes change under it
+    if damaged and parts and chance(draw, 0.5):  # the JSON stays sound, the bytes change under it
         parts[draw.randrange(len(parts))] = mutate_bytes(draw, draw.choice(parts), draw.choice(parts))
-        damaged = draw.random() < 0.3  # noqa: PLR2004
+        damaged = chance(draw, 0.3)
     text = _as_json(draw, {"inputs": inputs, **_asked(draw)}, damaged)
     return Body(text + b"".join(parts), {HEADER_LENGTH: str(len(text))})
 
@@ -223,15 +237,15 @@ def infer_message(draw: random.Random, damaged: bool) -> Body:
     """For gRPC."""
     tensors, asked = _tensors(draw), _asked(draw)
     request = ModelInferRequest(model_name="press", id=asked.get("id", ""))
-    typed = draw.random() < 0.5  # noqa: PLR2004
+    typed = chance(draw, 0.5)
     for name, datatype, shape, cells in tensors:
         one = request.inputs.add(name=name, datatype=datatype, shape=shape)
-        if damaged and draw.random() < 0.4:  # noqa: PLR2004
+        if damaged and chance(draw, 0.4):
             one.datatype = draw.choice(_DATATYPES)
-        if damaged and draw.random() < 0.4:  # noqa: PLR2004
+        if damaged and chance(draw, 0.4):
             del one.shape[:]
             one.shape.extend(draw.choice(([], [0], [-1], [2**62, 4], [len(cells), 1], [1, 2, 3], [10**12])))
-        if damaged and draw.random() < 0.1:  # noqa: PLR2004
+        if damaged and chance(draw, 0.1):
             one.name = draw.choice(("numeric", "alarm_rate", "", "x" * 3000, "part"))
         raw = _raw(datatype, cells)
         if typed:
@@ -239,10 +253,10 @@ def infer_message(draw: random.Random, damaged: bool) -> Body:
             filled = texts if datatype == "BYTES" else [float("nan") if cell is None else cell for cell in cells]
             getattr(one.contents, CONTENTS[datatype]).extend(filled)
         else:
-            request.raw_input_contents.append(mutate_bytes(draw, raw, raw) if damaged and draw.random() < 0.3 else raw)  # noqa: PLR2004
+            request.raw_input_contents.append(mutate_bytes(draw, raw, raw) if damaged and chance(draw, 0.3) else raw)
     for output in asked.get("outputs", ()):
-        request.outputs.add(name=output["name"] if not damaged or draw.random() < 0.8 else "scores")  # noqa: PLR2004
-    if draw.random() < 0.3:  # noqa: PLR2004
+        request.outputs.add(name=output["name"] if not damaged or chance(draw, 0.8) else "scores")
+    if chance(draw, 0.3):
         key, choice, value = draw.choice(_PARAMETERS)
         setattr(request.parameters[key], choice, value)
     return Body(request.SerializeToString())
@@ -258,10 +272,16 @@ _PARAMETERS = (
 def arrow_stream(draw: random.Random, damaged: bool) -> Body:
     """For `/v1/models/{name}/score`, as an Arrow stream."""
     table = pa.table({name: _arrow_column(draw, cells, damaged) for name, cells in _columns_of(_records(draw)).items()})
-    if damaged and draw.random() < 0.3:  # noqa: PLR2004
+    if damaged and chance(draw, 0.3):
         name = draw.choice(table.column_names)
-        table = draw.choice((table.drop([name]), table.append_column(name, table[name]), table.rename_columns([*table.column_names[:-1], "\u00e9" * 80])))
-    if draw.random() < 0.2:  # noqa: PLR2004
+        table = draw.choice(
+            (
+                table.drop([name]),
+                table.append_column(name, table[name]),
+                table.rename_columns([*table.column_names[:-1], "\u00e9" * 80]),
+            )
+        )
+    if chance(draw, 0.2):
         table = pa.concat_tables([table] * draw.choice((0, 2, 5)) or [table.slice(0, 0)])
     options = pa.ipc.IpcWriteOptions(compression=draw.choice((None, None, "lz4", "zstd")))
     sink = io.BytesIO()
@@ -274,21 +294,49 @@ def _arrow_column(draw: random.Random, cells: list[Any], damaged: bool) -> pa.Ar
     """A column, of another type than it should have now and then."""
     kinds = {type(cell) for cell in cells} - {type(None)}
     column = pa.array([None if cell is None else float(cell) for cell in cells] if kinds & {int, float} else cells)
-    if draw.random() < (0.5 if damaged else 0.1):
+    if chance(draw, 0.5 if damaged else 0.1):
         wanted = draw.choice(_ARROW_TYPES)
         try:
             return column.cast(wanted, safe=False)
         except pa.ArrowException:
             plain = [None] * len(cells)
-            return pa.array(plain if draw.random() < 0.5 else [[cell] for cell in column.to_pylist()])  # noqa: PLR2004
-    return column.dictionary_encode() if draw.random() < 0.1 else column  # noqa: PLR2004
+            return pa.array(plain if chance(draw, 0.5) else [[cell] for cell in column.to_pylist()])
+    return column.dictionary_encode() if chance(draw, 0.1) else column
 
 
 _ARROW_TYPES = (
-    *(pa.int8(), pa.uint64(), pa.float16(), pa.float32(), pa.decimal128(38, 3), pa.decimal256(70, -3), pa.bool_(), pa.null()),
-    *(pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.binary_view(), pa.date32(), pa.date64(), pa.time64("ns")),
-    *(pa.timestamp("ns", "UTC"), pa.timestamp("s"), pa.timestamp("us", "Nowhere/Land"), pa.duration("s"), pa.month_day_nano_interval()),
-    *(pa.dictionary(pa.int8(), pa.string()), pa.dictionary(pa.int32(), pa.float64()), pa.run_end_encoded(pa.int32(), pa.string())),
+    *(
+        pa.int8(),
+        pa.uint64(),
+        pa.float16(),
+        pa.float32(),
+        pa.decimal128(38, 3),
+        pa.decimal256(70, -3),
+        pa.bool_(),
+        pa.null(),
+    ),
+    *(
+        pa.string(),
+        pa.large_string(),
+        pa.string_view(),
+        pa.binary(),
+        pa.binary_view(),
+        pa.date32(),
+        pa.date64(),
+        pa.time64("ns"),
+    ),
+    *(
+        pa.timestamp("ns", "UTC"),
+        pa.timestamp("s"),
+        pa.timestamp("us", "Nowhere/Land"),
+        pa.duration("s"),
+        pa.month_day_nano_interval(),
+    ),
+    *(
+        pa.dictionary(pa.int8(), pa.string()),
+        pa.dictionary(pa.int32(), pa.float64()),
+        pa.run_end_encoded(pa.int32(), pa.string()),
+    ),
 )
 
 
@@ -296,7 +344,7 @@ def packed(draw: random.Random, damaged: bool) -> Body:
     """A body behind a `Content-Encoding`."""
     how = draw.choice(("gzip", "deflate"))
     plain = score_json(draw, damaged).content
-    if draw.random() < 0.2:  # noqa: PLR2004
+    if chance(draw, 0.2):
         plain = plain[:400] * 10_000
     squeeze = zlib.compressobj(wbits=31 if how == "gzip" else 15)
     return Body(squeeze.compress(plain) + squeeze.flush(), {"content-encoding": how})
@@ -313,50 +361,3 @@ KINDS = {
     "packed": packed,
 }
 """What makes the bodies of each decoder."""
-
-
-def names_in(kind: str, body: Body) -> list[str]:
-    """Names of columns and tensors in a body, shapes and options: the words of it that an error may repeat."""
-    found: set[str] = set()
-    try:
-        if kind == "grpc":
-            message = ModelInferRequest.FromString(body.content)
-            found |= {one.name for one in (*message.inputs, *message.outputs)}
-        elif kind == "v1-arrow":
-            with pa.ipc.open_stream(body.content) as stream:
-                found |= set(stream.schema.names)
-        elif kind == "mlflow-csv":
-            first = next(csv.reader(io.StringIO(body.content.decode("utf-8-sig", "replace"))), [])
-            found |= set(first)
-        elif kind != "packed":
-            length = body.headers.get(HEADER_LENGTH)
-            _collect([orjson.loads(body.content if length is None else body.content[: int(length)])], found)
-    except (ValueError, pa.ArrowException, OSError, csv.Error):
-        pass  # nothing in it has a name
-    except Exception as error:  # noqa: BLE001  protobuf's own
-        if type(error).__name__ != "DecodeError":
-            raise
-    return sorted(found, key=len, reverse=True)
-
-
-_TOLD = ("shape", "alarm_rate", "top", "name", "columns")
-"""No cells either: what an error may also repeat."""
-
-
-def _collect(document: Any, found: set[str]) -> None:
-    """Keys of a document, its tensors' names, a frame's columns, and what is told besides."""
-    waiting = [document]
-    while waiting:
-        node = waiting.pop()
-        waiting += node.values() if isinstance(node, dict) else node
-        for key, value in node.items() if isinstance(node, dict) else ():
-            found.add(key)
-            if key in _TOLD:
-                told = value if isinstance(value, list) else [value]
-                found.update(str(cell) for cell in told if isinstance(cell, str | int | float))
-        waiting = [node for node in waiting if isinstance(node, dict | list)]
-
-
-def as_base64(body: Body) -> str:
-    """A body for a report."""
-    return base64.b64encode(body.content).decode()

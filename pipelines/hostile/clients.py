@@ -18,6 +18,7 @@ from anomvae.serving.exchange import ARROW_STREAM, JSON
 from anomvae.serving.messages import INFERENCE, ModelInferRequest, ModelInferResponse
 from anomvae.serving.v2 import HEADER_LENGTH
 from pipelines.hostile.bodies import KINDS, body_of
+from pipelines.hostile.mutations import chance
 from pipelines.hostile.pool import OUTPUTS
 from pipelines.hostile.press import NAME
 
@@ -33,7 +34,7 @@ SCORE, INFER, INVOCATIONS = f"/v1/models/{NAME}/score", f"/v2/models/{NAME}/infe
 PATHS = {"v2-json": INFER, "v2-binary": INFER, "v1-json": SCORE, "v1-arrow": SCORE, "packed": SCORE}
 PATIENCE_S = 60.0
 SIZES = (1, 1, 1, 2, 7, 40, 300)
-BULK = 3000
+BULK, BULK_SHARE = 3000, 0.02
 HOSTILE_PAUSE_S = 0.05
 REFUSED = (400, 413)
 _DTYPES = {"score": np.dtype("<f4"), "p_value": np.dtype("<f4"), "alarm": np.dtype("?")}
@@ -51,10 +52,10 @@ class Caller(threading.Thread):
         token: That the daemon wants.
     """
 
-    def __init__(self, kind: str, seed: int, daemon: WatchedDaemon, pool: Pool, tally: Tally, token: str) -> None:  # noqa: PLR0913, PLR0917
+    def __init__(self, kind: str, seed: int, daemon: WatchedDaemon, pool: Pool, tally: Tally, token: str) -> None:
         super().__init__(name=kind, daemon=True)
         self.kind, self.port, self.grpc_address, self.pool, self.tally = kind, daemon.port, daemon.grpc, pool, tally
-        self.draw = random.Random(seed)
+        self.draw = random.Random(seed)  # noqa: S311  not for secrets
         self.headers = {"authorization": f"Bearer {token}"}
         self.stopping = threading.Event()
         self.pause_s = 0.0 if kind in HONEST else HOSTILE_PAUSE_S
@@ -72,9 +73,11 @@ class Caller(threading.Thread):
                     self.tally.missed(self.kind, "refused before it was told to stop")
                 break  # never accepted
             except grpc.RpcError as error:
-                gone = error.code() is grpc.StatusCode.UNAVAILABLE and self.tally.told.is_set()
-                if not gone:
-                    self.tally.missed(self.kind, error.code().name)
+                told, code = self.tally.told.is_set(), error.code()
+                if told and code is grpc.StatusCode.CANCELLED:
+                    self.tally.turned_away += 1
+                elif not (told and code is grpc.StatusCode.UNAVAILABLE):
+                    self.tally.missed(self.kind, code.name)
                 break
             except (OSError, http.client.HTTPException) as error:
                 self._drop()
@@ -87,7 +90,7 @@ class Caller(threading.Thread):
 
     def some_rows(self) -> list[int]:
         """Rows to ask about: mostly few, now and then many."""
-        size = BULK if self.draw.random() < 0.02 else self.draw.choice(SIZES)  # noqa: PLR2004
+        size = BULK if chance(self.draw, BULK_SHARE) else self.draw.choice(SIZES)
         start = self.draw.randrange(len(self.pool))
         return [(start + step) % len(self.pool) for step in range(size)]
 
@@ -119,14 +122,21 @@ class Caller(threading.Thread):
 
     def head(self, path: str, size: int) -> bytes:
         """The head of a request."""
-        lines = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {size}", f"Authorization: {self.headers['authorization']}"]
+        lines = [
+            f"POST {path} HTTP/1.1",
+            "Host: x",
+            f"Content-Length: {size}",
+            f"Authorization: {self.headers['authorization']}",
+        ]
         return "\r\n".join([*lines, "Content-Type: application/json", "", ""]).encode()
 
     def records(self, rows: list[int]) -> bytes:
         """Rows as people send them."""
         return json.dumps({"records": [self.pool.records[row] for row in rows], "top": 1}).encode()
 
-    def asked(self, path: str, rows: list[int], body: bytes, headers: dict[str, str]) -> tuple[bytes, dict[str, str]] | None:
+    def asked(
+        self, path: str, rows: list[int], body: bytes, headers: dict[str, str]
+    ) -> tuple[bytes, dict[str, str]] | None:
         """An honest answer's body and headers; None where there is none, which is noted."""
         status, content, told = self.post(path, body, headers)
         if status == http.HTTPStatus.OK:
@@ -189,7 +199,12 @@ def _v2_json(caller: Caller) -> None:
     numbers = [None if cell != cell else cell for cell in encoded.numeric.ravel().tolist()]  # noqa: PLR0124  NaN
     inputs = [
         {"name": "numeric", "datatype": "FP32", "shape": encoded.numeric.shape, "data": numbers},
-        {"name": "categorical", "datatype": "INT64", "shape": encoded.categorical.shape, "data": encoded.categorical.ravel().tolist()},
+        {
+            "name": "categorical",
+            "datatype": "INT64",
+            "shape": encoded.categorical.shape,
+            "data": encoded.categorical.ravel().tolist(),
+        },
     ]
     body = json.dumps({"inputs": inputs, "outputs": [{"name": name} for name in OUTPUTS]}).encode()
     found = caller.asked(INFER, rows, body, {"content-type": JSON})
@@ -305,14 +320,18 @@ def _too_large(caller: Caller) -> None:
 
 def _lie(caller: Caller) -> None:
     """Shows a token that is none."""
-    wrong = caller.draw.choice(({"authorization": "Bearer wrong-and-of-some-length"}, {"authorization": "Basic eA=="}, {"authorization": ""}))
+    wrong = caller.draw.choice(
+        ({"authorization": "Bearer wrong-and-of-some-length"}, {"authorization": "Basic eA=="}, {"authorization": ""})
+    )
     status, _, _ = caller.post(SCORE, caller.records([0]), {"content-type": JSON, **wrong})
     caller.tally.counted(caller.kind, status, (401,))
 
 
 def _cancel(caller: Caller) -> None:
     """Takes a call back."""
-    call = caller.stub().future(_message(caller, caller.some_rows()), timeout=PATIENCE_S, metadata=tuple(caller.headers.items()))
+    call = caller.stub().future(
+        _message(caller, caller.some_rows()), timeout=PATIENCE_S, metadata=tuple(caller.headers.items())
+    )
     caller.stopping.wait(caller.draw.choice((0.0, 0.0005, 0.002)))
     call.cancel()
     caller.tally.counted(caller.kind, 0, (0,))

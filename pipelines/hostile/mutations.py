@@ -69,16 +69,25 @@ ODD_TEXTS = (
         "__class__",
         "numeric",
         "temperature",
-        "../../etc", "\ud800",
+        "../../etc",
+        "\ud800",
         "%s%n{0}",
         "a,b\n",
     ),
 )
+ODD_KEYS = ("", "id", "data", "parameters", "shape", "top", "alarm_rate", "x" * 300)
+REPEATS, MOST_REPEATED = 500, 40
+MOST_PLACES = 400
 DEEP = "<deep>"
 """Stands for lists in lists, which come in once the document is text: Python itself would not write them."""
 DEPTHS = (20, 200, 1020, 3000, 50_000)
 LONG = (100, 20_000)
 _LONGEST = 200_000
+
+
+def chance(draw: random.Random, share: float) -> bool:
+    """True in so large a share of the cases."""
+    return draw.random() < share
 
 
 def odd_value(draw: random.Random) -> Any:
@@ -109,7 +118,7 @@ def mutate_document(draw: random.Random, document: Any) -> Any:
 def _places(holder: Any) -> list[tuple[Any, Any]]:
     """Every place of a document that holds something."""
     found, waiting = [], [holder]
-    while waiting and len(found) < 400:  # noqa: PLR2004  the first ones say enough of a long document
+    while waiting and len(found) < MOST_PLACES:  # the first ones say enough of a long document
         here = waiting.pop()
         keys = list(here) if isinstance(here, dict) else range(len(here))
         for key in keys:
@@ -120,36 +129,37 @@ def _places(holder: Any) -> list[tuple[Any, Any]]:
 
 
 def _change(draw: random.Random, holder: Any, key: Any, places: list[tuple[Any, Any]]) -> None:
+    """Changes one place; the outermost has the key "" and is neither taken out nor renamed."""
+    whole = key == ""
     match draw.randrange(9):
-        case 0 | 1 | 2:
-            holder[key] = odd_value(draw)
-        case 3:
-            if key != "":
-                del holder[key]
+        case 3 if not whole:
+            del holder[key]
         case 4:
             other, there = draw.choice(places)
-            holder[key] = copy.deepcopy(other[there]) if there != "" else odd_value(draw)
+            holder[key] = odd_value(draw) if there == "" else copy.deepcopy(other[there])
         case 5:
             holder[key] = [holder[key]]
         case 6:
-            if isinstance(holder, list):
-                holder.insert(draw.randrange(len(holder) + 1), odd_value(draw))
-            else:
-                holder[
-                    draw.choice(("", "id", "data", "parameters", "shape", "top", "alarm_rate", "x" * 300))
-                ] = odd_value(draw)
-        case 7:
-            if isinstance(holder, dict) and key != "":
-                holder[draw.choice(ODD_TEXTS)] = holder.pop(key)
+            _add(draw, holder)
+        case 7 if isinstance(holder, dict) and not whole:
+            holder[draw.choice(ODD_TEXTS)] = holder.pop(key)
+        case 8 if isinstance(holder[key], list):
+            holder[key] = holder[key] * draw.choice((2, 3, REPEATS if len(holder[key]) < MOST_REPEATED else 2))
         case _:
-            if isinstance(holder[key], list) and holder[key]:
-                holder[key] = holder[key] * draw.choice((2, 3, 500 if len(holder[key]) < 40 else 2))  # noqa: PLR2004
+            holder[key] = odd_value(draw)
+
+
+def _add(draw: random.Random, holder: Any) -> None:
+    if isinstance(holder, list):
+        holder.insert(draw.randrange(len(holder) + 1), odd_value(draw))
+    else:
+        holder[draw.choice(ODD_KEYS)] = odd_value(draw)
 
 
 def as_text(draw: random.Random, document: Any) -> bytes:
     """A document as JSON, or as what some take for JSON."""
-    text = json.dumps(document, ensure_ascii=draw.random() < 0.5, separators=draw.choice(((",", ":"), (", ", ": "))))
-    if draw.random() < 0.8:  # noqa: PLR2004  else most would be refused as no JSON
+    text = json.dumps(document, ensure_ascii=chance(draw, 0.5), separators=draw.choice(((",", ":"), (", ", ": "))))
+    if chance(draw, 0.8):  # else most would be refused as no JSON
         text = text.replace("-Infinity", "1e39").replace("Infinity", "-1e39").replace("NaN", "null")
     if DEEP in text:
         depth = draw.choice(DEPTHS)
@@ -208,7 +218,7 @@ def _overwrite(draw: random.Random, body: bytearray, _: bytes) -> bytes:
     if len(body) < size:
         return bytes(body)
     place = draw.randrange(len(body) - size + 1)
-    if draw.random() < 0.7:  # noqa: PLR2004  formats align their fields
+    if chance(draw, 0.7):  # formats align their fields
         place -= place % size
     body[place : place + size] = struct.pack(
         form, draw.choice((0, 1, -1, most, -most - 1, most // 2, 255, 4096, 10**4))

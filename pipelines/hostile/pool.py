@@ -118,9 +118,7 @@ class Pool:
             named: Version that the answer names.
         """
         version = self.versions.get(named)
-        return version is not None and all(
-            np.array_equal(version.arrays[name][rows], found[name]) for name in OUTPUTS
-        )
+        return version is not None and all(np.array_equal(version.arrays[name][rows], found[name]) for name in OUTPUTS)
 
 
 @dataclass(slots=True)
@@ -133,6 +131,7 @@ class Tally:
         wrong: Answers that were not the version's own.
         lost: Requests without an answer.
         failed: Answers with a status that should not be.
+        turned_away: Calls that gRPC cancelled at the door after the daemon was told to stop; no handler saw them.
         told: Whether the daemon has been told to stop.
     """
 
@@ -141,6 +140,7 @@ class Tally:
     wrong: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    turned_away: int = 0
     told: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 

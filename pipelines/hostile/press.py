@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 NAME = "press"
 TRAINING_ROWS = 500
 STEPS = 150
+MISSING = 0.05
 _FIRST_DAY = dt.datetime(2024, 1, 1)  # noqa: DTZ001  a column of dates without a zone
 
 
@@ -32,9 +33,9 @@ def press_table(n_rows: int, seed: int) -> pa.Table:
     draw = np.random.default_rng(seed)
     load = draw.normal(size=n_rows)
     pressure = 2.5e5 + 3e4 * load + 2e3 * draw.normal(size=n_rows)
-    pressure[draw.random(n_rows) < 0.05] = np.nan
+    pressure[draw.random(n_rows) < MISSING] = np.nan
     material = np.array(["steel", "brass", "alloy"])[draw.integers(0, 3, n_rows)].astype(object)
-    material[draw.random(n_rows) < 0.05] = None
+    material[draw.random(n_rows) < MISSING] = None
     days = np.clip(draw.uniform(0, 300, n_rows) + 5 * load, 0, None)
     days[0] = 0.0  # every version counts from the same day, so that callers may send days and codes
     return pa.table(

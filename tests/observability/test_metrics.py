@@ -273,9 +273,27 @@ def test_gauges_of_the_daemon_tell_what_was_stated_last() -> None:
     assert value(metrics, "anomvae_inflight_rows") == 7
     assert value(metrics, "anomvae_inflight_rows_limit") == 100
     assert value(metrics, "anomvae_tokens_reloads_total", outcome="loaded") == 1
+    assert value(metrics, "anomvae_tokens_stale") == 0
     assert value(metrics, "anomvae_ready") == 1
     assert value(metrics, "anomvae_provider_fallback", model="press") == 1
     assert value(metrics, "anomvae_build_info", version="1.2.3", python="3.11", onnxruntime="1.20") == 1
+
+
+def test_tokens_are_stale_until_their_file_is_read_again() -> None:
+    metrics = used()
+    assert value(metrics, "anomvae_tokens_stale") == 0
+    for outcome, stale in (("failed", 1), ("failed", 1), ("loaded", 0)):
+        metrics.tokens_reload(outcome)
+        assert value(metrics, "anomvae_tokens_stale") == stale
+
+
+def test_a_reference_that_answers_again_settles_nothing_that_was_refused() -> None:
+    metrics = used()
+    for outcome in ("refused", "failed"):
+        metrics.reload("press", outcome)
+    metrics.reference_resolved("press")
+    assert value(metrics, "anomvae_model_reload_refused", model="press") == 1
+    assert value(metrics, "anomvae_model_reference_unresolved", model="press") == 0
 
 
 def test_eight_threads_lose_no_count_while_a_scraper_reads() -> None:

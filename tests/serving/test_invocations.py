@@ -84,6 +84,22 @@ def test_every_form_of_the_protocol_says_the_same(model: ServedModel, document: 
     assert predictions(model, **document) == predictions(model, dataframe_records=RECORDS)
 
 
+def test_nan_as_mlflows_clients_write_it_is_a_missing_cell(model: ServedModel) -> None:
+    body = json.dumps({"dataframe_split": {"columns": COLUMNS, "data": ROWS}}).replace("null", "NaN")
+    assert "NaN" in body
+    assert ask(model, body.encode()) == predictions(model, dataframe_records=RECORDS)
+    infinite = ask(
+        model,
+        b'{"dataframe_records": [{"temperature": -Infinity, "pressure": 1, "vibration": 1}]}'.replace(
+            b'"vibration": 1', b'"vibration": 1, "cooling": NaN, "material": NaN'
+        ),
+    )
+    assert infinite[0]["alarm"] is True
+    for damaged in (b'{"instances": [NaN', b'{"instances": ' + b"[" * 100_000 + b"NaN", b'{"instances": NaN}', b"NaN"):
+        with pytest.raises(RequestError):
+            decode_invocations(model, damaged, {})
+
+
 def test_csv_says_the_same(model: ServedModel) -> None:
     text = "part,temperature,pressure,vibration,cooling,material\nP1,61.5,251000,1.25,True,steel\n,60,,0.5,0,\n"
     text += '"P\n3",99,2e5,1,NA,"granite"\n'

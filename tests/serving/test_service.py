@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from io import StringIO
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 
-from anomvae.data.encoding import EncodedRows
 from anomvae.errors import (
     DeadlineError,
     OverloadedError,
@@ -21,146 +18,15 @@ from anomvae.errors import (
     StoppingError,
     UnknownModelError,
 )
-from anomvae.observability import Log, Metrics
-from anomvae.scoring.batcher import Batcher
-from anomvae.scoring.policy import BatchPolicy
-from anomvae.serving.exchange import Decoded
 from anomvae.serving.model import ServedModel
-from anomvae.serving.models import ModelTable
-from anomvae.serving.service import Call, CallerGoneError, Service, ServiceLimits
-from anomvae.serving.tokens import Tokens
+from anomvae.serving.service import Call, CallerGoneError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from anomvae.bundle import Bundle
+    from anomvae.serving.exchange import Decoded
+    from tests.serving.conftest import Scene
 
 SECRET = "a-cell-nobody-may-see"  # noqa: S105  no password
 LARGE = 10**6
-
-
-class Session:
-    """A graph that waits and fails when told to; it gives each row its own number back as a score."""
-
-    input_specs = output_specs = ()
-    chunk_rows = 64
-
-    def __init__(self) -> None:
-        self.go = threading.Event()
-        self.go.set()
-        self.entered = threading.Event()
-        self.error: Exception | None = None
-        self.ran = 0
-
-    def run(self, rows: EncodedRows, outputs: Any, alarm_rate: float | None = None) -> dict[str, Any]:
-        del alarm_rate
-        self.entered.set()
-        assert self.go.wait(20)
-        if self.error is not None:
-            raise self.error
-        self.ran += len(rows)
-        return {name: rows.numeric[:, 0].copy() for name in outputs}
-
-
-class Scene:
-    """A service around that graph."""
-
-    def __init__(self, bundle: Bundle, **limits: Any) -> None:
-        self.session, self.metrics, self.told = Session(), Metrics(), StringIO()
-        self.model = ServedModel("press", "1", bundle, self.session)  # type: ignore[arg-type]
-        self.batcher = Batcher(BatchPolicy(64, max_wait_s=0.0), threads=1, observer=self.metrics)
-        models = ModelTable(["press"])
-        models.put(self.model)
-        facts = {"version": "1", "kind": "vae", "digest": "0", "reference": "press"}
-        self.metrics.model_loaded("press", alarm_rate=0.1, at=0.0, **facts)
-        self.service = Service(
-            models, self.batcher, self.metrics, Log(self.told), tokens=Tokens(), limits=ServiceLimits(**limits)
-        )
-        self.n_numeric = len(bundle.manifest.numeric)
-        self.n_categorical = len(bundle.manifest.categorical)
-        self.threads: list[str] = []
-
-    def decoder(
-        self,
-        n: int = 1,
-        encode_error: Exception | None = None,
-        in_body_s: float | None = None,
-        outputs: tuple[str, ...] = ("score",),
-    ) -> Callable[[], Decoded]:
-        """Reads a request of n rows."""
-
-        def encode(arrays: Any) -> Any:
-            self.threads.append(threading.current_thread().name)
-            if encode_error is not None:
-                raise encode_error
-            return arrays["score"].tolist()
-
-        def decode() -> Decoded:
-            self.threads.append(threading.current_thread().name)
-            numeric = np.repeat(np.arange(n, dtype=np.float32)[:, None], self.n_numeric, axis=1)
-            rows = EncodedRows(numeric, np.zeros((n, self.n_categorical), dtype=np.int64))
-            return Decoded(rows, outputs, encode, "v1-json", timeout_s=in_body_s)
-
-        return decode
-
-    async def ask(self, n: int = 1, *, size_bytes: int = 10, **more: Any) -> Any:
-        told = {key: more.pop(key) for key in ("timeout_s", "on_linger") if key in more}
-        return await self.service.answer(
-            self.model, self.decoder(n, **more), protocol="v1-json", size_bytes=size_bytes, **told
-        )
-
-    def ask_soon(self, n: int = 1, **more: Any) -> tuple[asyncio.Future[Any], Any]:
-        """The way without a task; the answer as a future, and what fails it."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-        def done(reply: Any, error: BaseException | None) -> None:
-            if error is None:
-                future.set_result(reply)
-            else:
-                future.set_exception(error)
-
-        call = Call("v1-json", more.pop("timeout_s", None))
-        return future, self.service.answer_soon(self.model, self.decoder(n, **more), done, call)
-
-    async def until_running(self) -> None:
-        assert await asyncio.to_thread(self.session.entered.wait, 20)
-
-    def value(self, name: str, **labels: str) -> float:
-        found = self.metrics.registry.get_sample_value(name, labels)
-        return found or 0.0
-
-    def requests(self, code: str) -> float:
-        return self.value("anomvae_requests_total", model="press", protocol="v1-json", code=code)
-
-    def at_rest(self) -> bool:
-        gauges = ("anomvae_inflight_rows", "anomvae_requests_inflight")
-        return self.service.rows.used == 0 and all(self.value(name) == 0 for name in gauges)
-
-
-@pytest.fixture
-def play(fitted: Bundle) -> Callable[..., Scene]:
-    """Plays a story on a service, and sees to it that nothing is held at its end."""
-
-    def play(story: Callable[[Scene], Awaitable[None]], **limits: Any) -> Scene:
-        async def played() -> Scene:
-            scene = Scene(fitted, **limits)
-            scene.batcher.start()
-            try:
-                await story(scene)
-                scene.session.go.set()
-                await scene.batcher.drained()
-                await asyncio.sleep(0)
-            finally:
-                scene.session.go.set()
-                await scene.batcher.stop()
-                scene.service.close()
-            assert scene.at_rest()
-            assert SECRET not in scene.told.getvalue()
-            return scene
-
-        return asyncio.run(played())
-
-    return play
 
 
 def test_a_request_is_answered_and_counted(play: Any) -> None:
@@ -396,7 +262,7 @@ def test_rows_a_batcher_no_longer_takes_are_given_back(play: Any) -> None:
 
 def test_a_challenger_that_fails_takes_no_answer_away(play: Any) -> None:
     async def story(scene: Scene) -> None:
-        service, graph = scene.service, Session()
+        service, graph = scene.service, type(scene.session)()
         graph.error = RuntimeError(SECRET)
         challenger = ServedModel("press", "2", scene.model.bundle, graph)  # type: ignore[arg-type]
         service.shadow.share = 1.0
