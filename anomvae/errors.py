@@ -25,6 +25,7 @@ what to do about it. It never holds a data value: column names and row numbers o
         +-- PromotionError            a version may not be promoted
         +-- RequestError              a request to the daemon cannot be read
         |   +-- RequestTooLargeError  it is larger than the daemon takes
+        |   +-- SlowRequestError      it did not arrive in time
         +-- UnknownModelError         the daemon serves no such model or version
         +-- UnauthorizedError         a request carries no valid token
         +-- ProviderError             an execution provider that was asked for cannot be had
@@ -34,10 +35,15 @@ what to do about it. It never holds a data value: column names and row numbers o
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+LONGEST_NAME = 60
+"""Characters of a column's name that a message shows: names come from callers, too."""
 
 
 class AnomvaeError(Exception):
@@ -106,7 +112,15 @@ class ColumnMismatchError(RowError):
     """
 
     def __init__(self, missing: Sequence[str], unknown: Sequence[str]) -> None:
-        also = f" (they have {_some(unknown)}, which it does not know)" if unknown else ""
+        alike = [
+            name for name in unknown if difflib.get_close_matches(name.lower(), [miss.lower() for miss in missing], 1)
+        ]
+        others = len(unknown) - len(alike)
+        also = f" (they have {_some(alike)}, which it does not know)" if alike else ""
+        if others and not alike:  # not by name: without a header the first row's cells would stand here
+            also = (
+                f" (they have {others} {'column' if others == 1 else 'columns'} it does not know; is there a header?)"
+            )
         super().__init__(
             f"the rows lack {_some(missing)}, which the detector needs{also}; "
             "rename or add the columns, `anomvae models show` lists them"
@@ -155,6 +169,10 @@ class RequestTooLargeError(RequestError):
     """A request is larger than the daemon takes."""
 
 
+class SlowRequestError(RequestError):
+    """A request did not arrive in time."""
+
+
 class UnknownModelError(InputError):
     """The daemon serves no such model or version."""
 
@@ -186,5 +204,5 @@ class MissingExtraError(InputError):
 
 def _some(names: Sequence[str], most: int = 8) -> str:
     """Names for a message: at most `most` of them, then a count."""
-    shown = ", ".join(repr(name) for name in names[:most])
+    shown = ", ".join(repr(name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}...") for name in names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

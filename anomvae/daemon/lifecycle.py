@@ -17,6 +17,7 @@ import uvicorn
 import anomvae
 from anomvae.daemon.http_server import HttpServer, listen
 from anomvae.daemon.loading import Loader
+from anomvae.daemon.memory import limit_arenas, trim_forever
 from anomvae.daemon.watching import Watcher
 from anomvae.errors import AnomvaeError, SettingError
 from anomvae.observability import Log, Metrics, library_records
@@ -60,7 +61,15 @@ def run(settings: ServeSettings, finder: Finder) -> None:
     """
     import uvloop
 
-    uvloop.run(Daemon(settings, finder).serve())
+    limit_arenas()
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its C++ core would write lines of its own among the events
+    daemon = Daemon(settings, finder)
+    try:
+        uvloop.run(daemon.serve())
+    except AnomvaeError as error:
+        daemon.log.error("not started", reason=str(error))  # noqa: TRY400  the reason is enough
+        daemon.log.flush()
+        raise
 
 
 class Daemon:
@@ -94,6 +103,7 @@ class Daemon:
             self.log,
             accept_new_columns=settings.accept_new_columns,
         )
+        self._tls = _tls(settings.tls_cert, settings.tls_key)
         self._tokens = Tokens(read_tokens(settings.tokens_file) if settings.tokens_file else None)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -148,7 +158,7 @@ class Daemon:
         settings = self.settings
         with self._signals(), library_records(self.log):
             serving = asyncio.create_task(server.serve())
-            followers = [asyncio.create_task(self._follow_tokens())]
+            followers = [asyncio.create_task(self._follow_tokens()), asyncio.create_task(trim_forever())]
             if settings.reload_every:
                 followers.append(asyncio.create_task(self._watcher.follow(settings.reload_every)))
             while not server.started and not serving.done():  # noqa: ASYNC110  uvicorn sets a flag
@@ -191,7 +201,7 @@ class Daemon:
         )
         config = uvicorn.Config(
             make_app(service, limits, int(settings.max_buffered_mb * MIB)),
-            http=limited_connection(connections, lambda: self.metrics.shed("", "connections"), FastLane(service)),
+            http=limited_connection(connections, self._ended_early, FastLane(service)),
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -203,8 +213,14 @@ class Daemon:
             timeout_graceful_shutdown=settings.drain_timeout,  # type: ignore[arg-type]  # as above
         )
         config.load()
-        config.ssl = _tls(settings.tls_cert, settings.tls_key)
+        config.ssl = self._tls
         return HttpServer(config, listener)
+
+    def _ended_early(self, status: int) -> None:
+        """Counts an answer that was given before a request was known."""
+        self.metrics.request("", "other", str(status), 0, 0.0)
+        if status == 503:  # noqa: PLR2004  the only reason there is
+            self.metrics.shed("", "connections")
 
     async def _grpc_server(self, service: Service) -> grpc.aio.Server | None:
         settings = self.settings
@@ -307,7 +323,7 @@ def _tls(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        context.load_cert_chain(cert, key)
+        context.load_cert_chain(cert, key, password="")  # of an encrypted key nobody is asked the pass phrase
     except (OSError, ssl.SSLError):
         raise SettingError(
             f"{cert} and {key} are no certificate and its private key in PEM, or cannot be read"

@@ -100,7 +100,13 @@ class Loader:
         self._metrics.provider(model.name, in_use, fell_back)
         if fell_back:
             self._log.warning(
-                "execution provider fell back", model=model.name, in_use=in_use, wanted=self._choice.wanted[0]
+                "execution provider fell back",
+                model=model.name,
+                in_use=in_use,
+                wanted=self._choice.wanted[0],
+                reason="it is not installed here"
+                if self._choice.wanted[0] not in self._choice.usable
+                else "it cannot be loaded",
             )
 
     def _session(self, graph: bytes, manifest: Manifest) -> GraphSession:

@@ -44,6 +44,7 @@ class _Followed:
     ref: str
     found: Found
     refused: str | None = None
+    trouble: str | None = None
     challenger: str | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -147,10 +148,9 @@ class Watcher:
             try:
                 found = await self._off_loop(self._finder.find, followed.ref)
             except AnomvaeError as error:
-                refused = isinstance(error, BundleError)  # it is there, and it is bad
-                self._metrics.reload(name, "refused" if refused else "failed")
-                self._log.warning("reload refused" if refused else "reference not found", model=name, reason=str(error))
+                self._tell_trouble(followed, error)
                 raise
+            followed.trouble = None
             if found.digest == followed.found.digest and found.version == followed.found.version:
                 followed.refused = None
                 self._metrics.reload_settled(name)
@@ -159,6 +159,21 @@ class Watcher:
             else:
                 self._metrics.reference_resolved(name)
             await self._look_for_challenger(followed)
+
+    def _tell_trouble(self, followed: _Followed, error: AnomvaeError) -> None:
+        """Tells why a reference led nowhere; once, as long as it stays the same."""
+        refused = isinstance(error, BundleError)  # it is there, and it is bad
+        if not refused or followed.trouble != str(error):
+            self._metrics.reload(followed.name, "refused" if refused else "failed")
+        if followed.trouble != str(error):
+            followed.trouble = str(error)
+            tell = self._log.error if refused else self._log.warning
+            tell(
+                "reload refused" if refused else "reference not found",
+                model=followed.name,
+                in_service=followed.found.version,
+                reason=str(error),
+            )
 
     async def _change(self, followed: _Followed, found: Found) -> None:
         """Loads another version beside the one in service; swaps it in if it is sound."""
@@ -237,6 +252,8 @@ class Watcher:
         self._log.info("challenger in shadow", model=name, version=found.version)
 
     def _end_shadow(self, name: str) -> None:
+        if self._models.challenger(name) is not None:
+            self._log.info("shadow ended", model=name)
         self._models.put_challenger(name, None)
         self._metrics.shadow_loaded(name, None)
 

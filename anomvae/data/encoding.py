@@ -65,7 +65,7 @@ def encode(rows: pa.Table | pa.RecordBatch, columns: Sequence[Column], *, first_
     categorical = [column for column in columns if not column.is_numeric]
     numbers = np.empty((rows.num_rows, len(numeric)), dtype=np.float32)
     codes = np.empty((rows.num_rows, len(categorical)), dtype=np.int64)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         for j, column in enumerate(numeric):
             numbers[:, j] = numbers_of(rows.column(column.name), column.name, column.origin, first_row)
     for j, column in enumerate(categorical):

@@ -93,8 +93,8 @@ SCORE_MARGIN = Instrument(
     buckets.MARGIN_NATS,
 )
 P_VALUE = Instrument("anomvae_p_value", "histogram", ("model",), "P-values of rows.", buckets.P_VALUE)
-VERDICTS = Instrument("anomvae_verdicts_total", "counter", ("model",), "Rows whose verdict was computed.")
-ALARMS = Instrument("anomvae_alarms_total", "counter", ("model",), "Rows that alarmed.")
+VERDICTS = Instrument("anomvae_verdicts_total", "counter", ("model",), "Rows judged at the model's own alarm rate.")
+ALARMS = Instrument("anomvae_alarms_total", "counter", ("model",), "Rows that alarmed at the model's own alarm rate.")
 MISSING_CELLS = Instrument("anomvae_missing_cells_total", "counter", ("model",), "Missing cells in rows scored.")
 UNKNOWN_CATEGORY_CELLS = Instrument(
     "anomvae_unknown_category_cells_total", "counter", ("model",), "Cells holding a category that training never saw."

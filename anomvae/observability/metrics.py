@@ -96,17 +96,15 @@ class Metrics:
             run.add(run_s)
             encode.add(encode_s)
 
-    def started(self) -> None:
-        """A request is being worked on."""
-        self._requests_inflight.inc()
+    def follow_inflight(self, requests: Callable[[], int], rows: Callable[[], int]) -> None:
+        """Names who knows what is in flight; asked whenever the metrics are read, so that a request costs nothing.
 
-    def ended(self) -> None:
-        """A request is no longer being worked on, however it ended."""
-        self._requests_inflight.dec()
-
-    def inflight_rows(self, rows: int) -> None:
-        """States the rows admitted and not yet answered."""
-        self._inflight_rows.set(rows)
+        Args:
+            requests: Requests being worked on.
+            rows: Rows admitted and not yet answered.
+        """
+        self._requests_inflight.set_function(requests)
+        self._inflight_rows.set_function(rows)
 
     def inflight_limit(self, rows: int) -> None:
         """States the most rows admitted at once."""

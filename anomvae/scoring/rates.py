@@ -32,7 +32,7 @@ def require_supported(manifest: Manifest, alarm_rate: float | None) -> None:
     calibration = manifest.calibration
     needed = rows_needed(max(least_share(alarm_rate, calibration.decision), SMALLEST))
     if needed > calibration.rows:
-        smallest = calibration.smallest_alarm_rate * alarm_rate / least_share(alarm_rate, calibration.decision)
+        smallest = calibration.smallest_alarm_rate / least_share(1.0, calibration.decision)
         raise TooFewRowsError(
             f"an alarm rate of {alarm_rate:g} takes {needed:,} calibration rows, {manifest.name!r} was calibrated "
             f"on {calibration.rows:,}; the smallest rate it supports is {smallest:.2g}",

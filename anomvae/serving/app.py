@@ -47,6 +47,7 @@ def make_app(
             Exception: _refusal,
         },
     )
+    others.router.redirect_slashes = False
     return HttpFront(service, others, limits, max_buffered_bytes)
 
 
@@ -126,8 +127,8 @@ class _Routes:
     async def openapi(self, _: Request) -> Response:
         return _json(self._document())
 
-    async def docs(self, _: Request) -> Response:
-        page = docs_page(self._document())
+    async def docs(self, request: Request) -> Response:
+        page = docs_page(self._document(), str(request.base_url).rstrip("/"))
         return Response(page, media_type="text/html", headers={"content-security-policy": PAGE_POLICY})
 
     def _document(self) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class Layout:
         n = len(columns[self.manifest.columns[0].name])
         numbers = np.empty((n, len(self.numeric)), dtype=np.float32)
         codes = np.empty((n, len(self.categorical)), dtype=np.int64)
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             for j, column in enumerate(self.numeric):
                 numbers[:, j] = _numbers(columns[column.name], column)
         for j, lookup in enumerate(self._lookups):
@@ -110,7 +110,7 @@ class Layout:
                 codes[:, j] = found
         except (KeyError, OverflowError):
             return None
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             return EncodedRows(numbers.astype(np.float32), codes)
 
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from anomvae.serving.http_front import Target
 
 MOST_HEADERS = 100
+RESERVE = 16
+"""Connections beyond the most allowed that may still look whether the daemon lives, and read its metrics."""
+ALWAYS = frozenset({b"/v2/health/live", b"/v2/health/ready", b"/ping", b"/health", b"/metrics"})
 LINGER_S = 1.0
 """How long a quiet connection is kept when the daemon stops, in seconds: a request may be on its way to it."""
 _CLOSING = frozenset({401, 413, 500})
@@ -46,13 +49,13 @@ class ConnectionLimits:
 
 
 def limited_connection(
-    limits: ConnectionLimits, on_refused: Callable[[], None], lane: FastLane | None = None
+    limits: ConnectionLimits, on_ended: Callable[[int], None], lane: FastLane | None = None
 ) -> type[HttpToolsProtocol]:
     """A protocol class for uvicorn.
 
     Args:
         limits: What a connection may do.
-        on_refused: Called for each connection that is one too many.
+        on_ended: Called with the status of each answer that is given before a request is known.
         lane: The short way for small requests; None: all go the long way.
     """
 
@@ -60,7 +63,7 @@ def limited_connection(
         pass
 
     LimitedConnection.limits = limits
-    LimitedConnection.on_refused = (on_refused,)
+    LimitedConnection.told = (on_ended,)
     LimitedConnection.lane = lane
     return LimitedConnection
 
@@ -105,14 +108,14 @@ class _LaneCycle:
 
 class _LimitedConnection(HttpToolsProtocol):
     limits: ClassVar[ConnectionLimits]
-    on_refused: ClassVar[Sequence[Callable[[], None]]]
+    told: ClassVar[Sequence[Callable[[int], None]]]
     lane: ClassVar[FastLane | None]
     default_lines: ClassVar[tuple[object, bytes]] = (None, b"")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._fed_bytes = 0
-        self._too_large = False
+        self._too_large = self._over = self._crowded = False
         self._in_headers = False
         self._in_lane: _LaneCycle | None = None
         self._due: asyncio.TimerHandle | None = None
@@ -120,10 +123,9 @@ class _LimitedConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        if len(self.connections) > self.limits.max_connections:
-            for tell in self.on_refused:
-                tell()
-            self._end(503, "too many connections are open here; try again later", b"retry-after: 1\r\n")
+        self._crowded = len(self.connections) > self.limits.max_connections
+        if len(self.connections) > self.limits.max_connections + RESERVE:
+            self._refuse_crowd()
             return
         self._due = self.loop.call_later(self.limits.header_timeout_s, self._too_slow)
 
@@ -154,6 +156,9 @@ class _LimitedConnection(HttpToolsProtocol):
                 self._too_large = True
                 raise ValueError("headers too large")  # the parser stops, and uvicorn calls send_400_response
         self._fed_bytes = 0
+        if self._crowded and self.url.partition(b"?")[0] not in ALWAYS:
+            self._over = True
+            raise ValueError("too many connections")  # as above
         target = self._target()
         self._in_lane = None
         if target is None:
@@ -188,7 +193,9 @@ class _LimitedConnection(HttpToolsProtocol):
         )
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  the text is uvicorn's
-        if self._too_large:
+        if self._over:
+            self._refuse_crowd()
+        elif self._too_large:
             self._end(431, f"the request's headers are larger than {self.limits.max_header_bytes:,} bytes, or too many")
         else:
             self._end(400, "the request is not HTTP")
@@ -242,6 +249,9 @@ class _LimitedConnection(HttpToolsProtocol):
         elif self._in_lane is not None and self._in_lane.more_body:
             self._due = self.loop.call_later(self.limits.body_timeout_s, self._too_slow)
 
+    def _refuse_crowd(self) -> None:
+        self._end(503, "too many connections are open here; try again later", b"retry-after: 1\r\n")
+
     def _on_time(self) -> None:
         if self._due is not None:
             self._due.cancel()
@@ -252,12 +262,14 @@ class _LimitedConnection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._in_lane is not None and self._in_lane.more_body:
-            self._end(504, f"the body did not arrive within {self.limits.body_timeout_s:g} seconds")
+            self._end(408, f"the body did not arrive within {self.limits.body_timeout_s:g} seconds")
         else:
             self._end(408, f"the request's headers did not arrive within {self.limits.header_timeout_s:g} seconds")
 
     def _end(self, status: int, message: str, headers: bytes = b"") -> None:
         """Answers without a request, and closes."""
+        for tell in self.told:
+            tell(status)
         body = orjson.dumps({"error": message})
         head = b"HTTP/1.1 %d %s\r\n" % (status, HTTPStatus(status).phrase.encode())
         head += b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)

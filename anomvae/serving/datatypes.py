@@ -116,7 +116,7 @@ def _narrowed(found: Array, datatype: Datatype, name: str) -> Array:
     """The two datatypes that `array.array` lacks, from the next wider one."""
     if datatype.name == "BOOL" and (strange := np.not_equal(found, found.astype(np.bool_))).any():
         raise _wrong_cell(int(strange.argmax()), datatype, name)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         return found.astype(datatype.dtype)
 
 

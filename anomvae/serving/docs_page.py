@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 from html import escape
@@ -140,7 +141,7 @@ def _model(model: Document) -> str:
         f"<details{' open' if count <= _MOST_CATEGORIES else ''}><summary><strong>{escape(model['name'])}</strong> "
         f'<span class="soft">version {escape(model["version"])}, {count:,} columns</span></summary><div>'
         f"<p>Alarms on {100 * model['alarm_rate']:g} % of normal rows unless <code>alarm_rate</code> says otherwise; the "
-        f"smallest it supports is {100 * model['smallest_alarm_rate']:.3g} %.{also}</p>"
+        f"smallest it supports is {_rounded_up(100 * model['smallest_alarm_rate'])}\u00a0%.{also}</p>"
         + _table(("column", "kind", "in training"), rows)
         + "</div></details>"
     )
@@ -186,3 +187,9 @@ def _anchor(name: str) -> str:
 
 def _link(name: str) -> str:
     return f'<a href="#{_anchor(name)}">{escape(name)}</a>'
+
+
+def _rounded_up(share: float) -> str:
+    """A smallest share to three digits, such that what is read is not too small."""
+    digits = 2 - math.floor(math.log10(share))
+    return f"{math.ceil(share * 10**digits - 1e-9) / 10**digits:.{max(digits, 0)}f}"

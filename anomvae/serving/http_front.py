@@ -9,9 +9,9 @@ from urllib.parse import parse_qsl
 
 import orjson
 
-from anomvae.errors import DeadlineError, OverloadedError, RequestError, UnauthorizedError
+from anomvae.errors import OverloadedError, RequestError, SlowRequestError, UnauthorizedError
 from anomvae.serving.arrow import decode_score_arrow
-from anomvae.serving.bodies import BodyLimits, read_body
+from anomvae.serving.bodies import BodyLimits, Held, read_body
 from anomvae.serving.exchange import ARROW_STREAM, JSON, trace_id_of
 from anomvae.serving.invocations import decode_invocations
 from anomvae.serving.permits import Permit
@@ -80,7 +80,7 @@ class HttpFront:
         service: Answers.
         other: Takes every request that does not score.
         limits: Of bodies.
-        max_buffered_bytes: Most bytes of bodies held while they arrive, over all requests.
+        max_buffered_bytes: Most bytes of bodies held, as they came and unpacked, over all requests.
     """
 
     def __init__(
@@ -99,19 +99,28 @@ class HttpFront:
         """Answers one request, after ASGI 3."""
         if scope["type"] != "http":
             return
-        service = self._service
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         target = target_of(scope["path"]) if scope["method"] == "POST" else None
+        held = Held(self._buffered)
+        try:
+            await self._answer(scope, receive, send, headers, target, held)
+        finally:
+            held.release()
+
+    async def _answer(
+        self, scope: Scope, receive: Receive, send: Send, headers: Headers, target: Target | None, held: Held
+    ) -> None:
+        service = self._service
         try:
             if scope["path"] not in OPEN_PATHS:
                 service.authorize(headers.get("authorization"))
-            answer = None if target is None else await self._read(target, scope, receive, headers)
+            answer = None if target is None else await self._read(target, scope, receive, headers, held)
         except CallerGoneError:
             return
         except Exception as error:  # noqa: BLE001  the table says what the caller is told
             service.refused(target.model if target else "", target.protocol if target else "other", error)
             # A body that did not come in time may go on coming, drop by drop.
-            await send_error(send, error, closing=service.draining or isinstance(error, DeadlineError))
+            await send_error(send, error, closing=service.draining or isinstance(error, SlowRequestError))
             return
         if answer is None:
             await self._other(scope, receive, send)
@@ -125,14 +134,18 @@ class HttpFront:
             return
         await send_reply(send, 200, reply.body, reply.media_type, reply.headers, closing=service.draining)
 
-    async def _read(self, target: Target, scope: Scope, receive: Receive, headers: Headers) -> Awaitable[Reply]:
+    async def _read(
+        self, target: Target, scope: Scope, receive: Receive, headers: Headers, held: Held
+    ) -> Awaitable[Reply]:
         """Reads a request; what is left to do is to answer it."""
         service = self._service
         model = service.models.get(target.model, target.version)
         timeout_s = timeout_of(headers)
         query = _query(scope["query_string"])
+        if query and target.protocol != "v1-json":
+            raise RequestError("this route takes no options in its query; the body has parameters for them")
         try:
-            body = await read_body(receive, headers, self._limits, self._buffered)
+            body = await read_body(receive, headers, self._limits, held)
         except OverloadedError:
             service.metrics.shed(model.name, "bytes")
             raise

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from anomvae.errors import InputError, OverloadedError, StoppingError
+from anomvae.errors import DeadlineError, InputError, OverloadedError, StoppingError
 from anomvae.scoring.jobs import Job, Promise
 from anomvae.serving.permits import Permit
 from anomvae.serving.shadow import Shadow
@@ -84,6 +84,7 @@ class Service:
     Attributes:
         stopping: Whether requests are no longer taken.
         draining: Whether readiness is off, while requests are still answered.
+        requests: How many are being worked on.
     """
 
     def __init__(
@@ -105,7 +106,9 @@ class Service:
         self.draining = False
         self._codecs = ThreadPoolExecutor(max(1, batcher.threads), thread_name_prefix="codec")
         self._watches: WeakKeyDictionary[ServedModel, tuple[Watch, Watch]] = WeakKeyDictionary()
+        self.requests = 0
         metrics.inflight_limit(self.rows.limit)
+        metrics.follow_inflight(lambda: self.requests, lambda: self.rows.used)
 
     @property
     def ready(self) -> bool:
@@ -265,14 +268,26 @@ class Service:
 class _Ticket:
     """What a request holds on its way, and how it ended."""
 
-    __slots__ = ("_code", "_decoded_at", "_protocol", "_rows", "_service", "_started", "_taken", "_trace_id", "model")
+    __slots__ = (
+        "_code",
+        "_decoded_at",
+        "_patience",
+        "_protocol",
+        "_rows",
+        "_service",
+        "_started",
+        "_taken",
+        "_trace_id",
+        "model",
+    )
 
     def __init__(self, service: Service, model: ServedModel, protocol: str, trace_id: str | None) -> None:
         self._service, self.model, self._protocol, self._trace_id = service, model, protocol, trace_id
         self._started = self._decoded_at = time.monotonic()
         self._rows = self._taken = 0
+        self._patience = 0.0
         self._code = "OK" if protocol == "grpc" else "200"
-        service.metrics.started()
+        service.requests += 1
 
     def admit(self, decoded: Decoded, timeout_s: float | None) -> Job:
         """Takes the permit for a request's rows; its job.
@@ -284,10 +299,9 @@ class _Ticket:
         service, model = self._service, self.model
         self._protocol, self._rows = decoded.protocol, len(decoded.rows)
         stated = (timeout_s, decoded.timeout_s, service.limits.timeout_s)
-        patience = min(patience for patience in stated if patience is not None)
+        self._patience = min(patience for patience in stated if patience is not None)
         service.rows.take(self._rows)
         self._taken = self._rows
-        service.metrics.inflight_rows(service.rows.used)
         self._decoded_at = time.monotonic()
         return Job(
             model.session,
@@ -295,7 +309,7 @@ class _Ticket:
             decoded.rows,
             decoded.outputs,
             decoded.alarm_rate,
-            self._started + patience,
+            self._started + self._patience,
             service.watch_of(model, own_rate=decoded.alarm_rate is None),
             max_rows=model.session.chunk_rows,
         )
@@ -317,18 +331,26 @@ class _Ticket:
             service.metrics.cancelled(name, "departed")
         elif isinstance(error, asyncio.CancelledError):
             service.metrics.cancelled(name, "cancelled")
-        elif not isinstance(error, InputError):
+        elif isinstance(error, DeadlineError) and self._patience < service.limits.timeout_s:
+            pass  # the caller's own deadline
+        elif not isinstance(error, InputError | StoppingError):
             status = status_of(error)
-            service.log.error("request failed", model=name, protocol=self._protocol, status=status.http, error=error)
+            service.log.error(
+                "request failed",
+                model=name,
+                protocol=self._protocol,
+                status=status.http,
+                trace_id=self._trace_id,
+                error=error,
+            )
 
     def end(self) -> None:
         """Gives back what the request held, and counts it."""
         service = self._service
         if self._taken:
             service.rows.give(self._taken)
-            service.metrics.inflight_rows(service.rows.used)
-        seconds = time.monotonic() - self._started
-        service.metrics.ended()
+            seconds = time.monotonic() - self._started
+        service.requests -= 1
         service.metrics.request(self.model.name, self._protocol, self._code, self._rows, seconds, self._trace_id)
 
 

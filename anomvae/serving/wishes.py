@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,7 +26,6 @@ DEFAULT_TOP = 3
 """Reasons a row gets unless the caller asks for more."""
 OPTIONS = ("top", "alarm_rate")
 _MEDIA_TYPES = (JSON, ARROW_STREAM)
-_SHORT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
 _MEDIA_RANGE = re.compile(r"\s*([\w!#$&^.+*-]+/[\w!#$&^.+*-]+)\s*(?:;(.*))?", re.DOTALL)
 
 
@@ -80,6 +81,8 @@ def read_wishes(
         raise SettingError(f"top must be a whole number from 0 to {MAX_TOP}: the number of reasons a row gets")
     if rate is not None:
         rate = float(rate)
+        if math.isnan(rate):
+            raise SettingError("alarm_rate must be a share above 0 and below 1")
         if rate == model.manifest.calibration.alarm_rate:
             rate = None  # the graph's own
         require_supported(model.manifest, rate)
@@ -90,12 +93,13 @@ def refuse_unknown(given: Collection[str], known: Collection[str], where: str) -
     """Refuses names that mean nothing here, so that a mistyped option does not pass for none.
 
     Raises:
-        RequestError: There is one; it is named only where it looks like a name.
+        RequestError: There is one; it is named only where it is nearly a known one: callers may send anything.
     """
     for name in given:
         if name not in known:
-            named = f" {name!r}" if _SHORT_NAME.fullmatch(name) else ""
-            raise RequestError(f"{where} holds an unknown key{named}; known are {', '.join(known)}")
+            alike = difflib.get_close_matches(name, list(known), n=1)
+            meant = f" (is {alike[0]!r} meant?)" if alike else ""
+            raise RequestError(f"{where} holds an unknown key{meant}; known are {', '.join(known)}")
 
 
 def refuse_too_many(rows: int, max_rows: int) -> None:

@@ -128,7 +128,7 @@ def invocations(draw: random.Random, damaged: bool) -> Body:
     names = list(records[0])
     scored = [name for name in names if name != "part"]
     lists = [[record[name] for name in scored] for record in records]
-    document = draw.choice(
+    document: dict[str, Any] = draw.choice(
         (
             {"dataframe_split": {"columns": names, "data": [[record[name] for name in names] for record in records]}},
             {"dataframe_split": {"columns": scored, "data": lists, "index": list(range(len(lists)))}},
@@ -154,7 +154,7 @@ def csv_text(draw: random.Random, damaged: bool) -> Body:
                 (*[1] * 12, 0, 2)
             )
     sink = io.StringIO()
-    style = draw.choice((csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_MINIMAL))
+    style: Any = draw.choice((csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_MINIMAL))
     writer = csv.writer(
         sink,
         delimiter=draw.choice("," * 20 + ";\t"),
@@ -170,8 +170,8 @@ def _tensors(draw: random.Random) -> list[tuple[str, str, list[int], list[Any]]]
     """Inputs of a sound request: name, datatype, shape, cells."""
     n_rows = draw.randrange(1, MOST_ROWS)
     if chance(draw, 0.5):
-        numbers = [draw.choice((61.5, 0.0, None, float(MARK_DIGITS))) for _ in range(4 * n_rows)]
-        codes = [draw.randrange(2) for _ in range(2 * n_rows)]
+        numbers: list[Any] = [draw.choice((61.5, 0.0, None, float(MARK_DIGITS))) for _ in range(4 * n_rows)]
+        codes: list[Any] = [draw.randrange(2) for _ in range(2 * n_rows)]
         found = [
             ("numeric", draw.choice(("FP32", "FP64")), [n_rows, 4], numbers),
             ("categorical", "INT64", [n_rows, 2], codes),

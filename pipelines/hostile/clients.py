@@ -307,7 +307,7 @@ def _stammer(caller: Caller) -> None:
     body = body_of(kind, caller.draw)
     headers = {name: value for name, value in body.headers.items() if value.isascii() and value.isprintable() and value}
     status, _, _ = caller.post(PATHS.get(kind, INVOCATIONS), body.content, headers)
-    caller.tally.counted(caller.kind, status, (200, *REFUSED))
+    caller.tally.counted(caller.kind, status, (200, *REFUSED, 504))  # 504: the damage may have left it a moment to live
 
 
 def _too_large(caller: Caller) -> None:

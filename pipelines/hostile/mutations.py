@@ -117,7 +117,8 @@ def mutate_document(draw: random.Random, document: Any) -> Any:
 
 def _places(holder: Any) -> list[tuple[Any, Any]]:
     """Every place of a document that holds something."""
-    found, waiting = [], [holder]
+    found: list[tuple[Any, Any]] = []
+    waiting = [holder]
     while waiting and len(found) < MOST_PLACES:  # the first ones say enough of a long document
         here = waiting.pop()
         keys = list(here) if isinstance(here, dict) else range(len(here))

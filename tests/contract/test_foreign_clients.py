@@ -204,8 +204,11 @@ def test_triton_gives_up_when_its_patience_is_over(over_http: Any, over_grpc: An
     with pytest.raises(InferenceServerException) as late:
         over_grpc.infer("press", _tensors(triton_grpc, expected), timeout=1)
     assert late.value.status() == "StatusCode.DEADLINE_EXCEEDED"
-    with pytest.raises(InferenceServerException) as late:
-        over_grpc.infer("press", _tensors(triton_grpc, expected), client_timeout=1e-6)  # a deadline of gRPC
+    many = expected._replace(
+        numeric=np.tile(expected.numeric, (5000, 1)), categorical=np.tile(expected.categorical, (5000, 1))
+    )
+    with pytest.raises(InferenceServerException) as late:  # a deadline of gRPC, which counts in milliseconds
+        over_grpc.infer("press", _tensors(triton_grpc, many), client_timeout=0.001)
     assert late.value.status() == "StatusCode.DEADLINE_EXCEEDED"
     _same(over_grpc.infer("press", _tensors(triton_grpc, expected), client_timeout=20), expected)
 
@@ -295,7 +298,6 @@ def test_the_async_triton_clients_score(served: Any, expected: Expected) -> None
 @MLFLOW_WARNS
 def test_mlflows_client_pings_and_invokes(served: Any, expected: Expected) -> None:
     pytest.importorskip("mlflow")
-    from mlflow.exceptions import MlflowException
     from mlflow.pyfunc.scoring_server.client import ScoringServerClient
 
     host, _, port = _address(served).partition(":")
@@ -307,7 +309,7 @@ def test_mlflows_client_pings_and_invokes(served: Any, expected: Expected) -> No
     assert found["alarm"].tolist() == [answer["alarm"] for answer in expected.answers]
     relaxed = client.invoke(TABLE.to_pandas(), params={"alarm_rate": 0.25}).get_predictions()
     assert relaxed["alarm"].sum() >= found["alarm"].sum()
-    with pytest.raises(MlflowException, match="lack 'temperature'"):
+    with pytest.raises(Exception, match="lack 'temperature'"):
         client.invoke(TABLE.to_pandas().drop(columns="temperature"))
 
 

@@ -41,7 +41,6 @@ def used() -> Metrics:
     announce(metrics)
     metrics.provider("press", "CPUExecutionProvider", fell_back=True)
     metrics.shadow_loaded("press", "2")
-    metrics.started()
     metrics.stages("press", 0.001, 0.002, 0.003, 0.004)
     metrics.request("press", "v2-json", "200", 3, 0.01, TRACE)
     metrics.request("press", "v2-json", "200", 1, 40.0)
@@ -264,9 +263,7 @@ def test_reload_gauges_tell_the_last_outcome() -> None:
 
 def test_gauges_of_the_daemon_tell_what_was_stated_last() -> None:
     metrics = used()
-    metrics.started()
-    metrics.ended()
-    metrics.inflight_rows(7)
+    metrics.follow_inflight(lambda: 1, lambda: 7)
     metrics.inflight_limit(100)
     metrics.tokens_reload("loaded")
     assert value(metrics, "anomvae_requests_inflight") == 1
@@ -303,11 +300,9 @@ def test_eight_threads_lose_no_count_while_a_scraper_reads() -> None:
 
     def work(thread: int) -> None:
         for _ in range(200):
-            metrics.started()
             metrics.stages("press", 0.25, 0.25, 0.25, 0.25)
             metrics.rows("press", scores=ones, p_values=ones, alarms=ones > 0, threshold=0.0)
             metrics.request("press", "grpc", "OK", 2, 0.5, f"trace{thread}")
-            metrics.ended()
         metrics.render(OPENMETRICS)
 
     with ThreadPoolExecutor(8) as pool:
@@ -317,4 +312,3 @@ def test_eight_threads_lose_no_count_while_a_scraper_reads() -> None:
     assert value(metrics, "anomvae_stage_seconds_sum", model="press", stage="run") == 400
     assert value(metrics, "anomvae_p_value_sum", model="press") == 3200
     assert value(metrics, "anomvae_alarms_total", model="press") == 3200
-    assert value(metrics, "anomvae_requests_inflight") == 0
