@@ -8,6 +8,7 @@ of its decoder and its number, so a finding can be looked at: `--only v1-arrow -
 from __future__ import annotations
 
 import argparse
+import asyncio
 import base64
 import faulthandler
 import multiprocessing
@@ -31,11 +32,12 @@ from anomvae.bundle import read_bundle
 from anomvae.errors import InputError, RequestError
 from anomvae.scoring import GraphSession
 from anomvae.serving.arrow import decode_score_arrow
-from anomvae.serving.bodies import unpacked
+from anomvae.serving.bodies import Held, unpacked
 from anomvae.serving.exchange import ARROW_STREAM, Decoded
 from anomvae.serving.invocations import decode_invocations
 from anomvae.serving.messages import ModelInferRequest
 from anomvae.serving.model import ServedModel
+from anomvae.serving.permits import Permit
 from anomvae.serving.records import decode_score
 from anomvae.serving.v2 import HEADER_LENGTH, decode_infer
 from anomvae.serving.v2_messages import decode_infer_message
@@ -101,7 +103,8 @@ def decode(kind: str, model: ServedModel, body: Body) -> Decoded | None:
                 raise RequestError("the message cannot be read") from None
             return decode_infer_message(model, request)
         case _:
-            unpacked(body.content, body.headers["content-encoding"], UNPACKED_BYTES)
+            held = Held(Permit(4 * UNPACKED_BYTES, "bytes"))
+            asyncio.run(unpacked(body.content, body.headers["content-encoding"], UNPACKED_BYTES, held))
             return None
 
 

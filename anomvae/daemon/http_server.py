@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 AT_ONCE = 64
 PAUSE_S = 0.1
 HANDSHAKE_S = 10.0
+MOST_OPENINGS = 256
+"""Connections that may be in their handshake at once."""
 
 
 def listen(host: str, port: int, backlog: int = 2048) -> socket.socket:
@@ -99,6 +101,9 @@ class HttpServer(uvicorn.Server):
                 loop.call_later(PAUSE_S, self._open_door)
                 return 0
             connection.settimeout(0.0)
+            if len(self._openings) >= MOST_OPENINGS:  # handshakes that do not come
+                connection.close()
+                continue
             task = loop.create_task(self._open(connection))
             self._openings.add(task)
             task.add_done_callback(self._openings.discard)
@@ -106,9 +111,9 @@ class HttpServer(uvicorn.Server):
 
     async def _open(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         timeout_s = HANDSHAKE_S if self.config.ssl else None
         try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await loop.connect_accepted_socket(
                 self._protocol, connection, ssl=self.config.ssl, ssl_handshake_timeout=timeout_s
             )

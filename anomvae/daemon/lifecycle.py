@@ -9,7 +9,7 @@ import os
 import platform
 import signal
 import ssl
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 import uvicorn
@@ -34,7 +34,7 @@ from anomvae.serving.tokens import Tokens, read_tokens
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator
+    from collections.abc import Callable, Coroutine, Iterator
     from pathlib import Path
 
     import grpc
@@ -59,13 +59,11 @@ def run(settings: ServeSettings, finder: Finder) -> None:
     Raises:
         AnomvaeError: It cannot start.
     """
-    import uvloop
-
     limit_arenas()
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its C++ core would write lines of its own among the events
     daemon = Daemon(settings, finder)
     try:
-        uvloop.run(daemon.serve())
+        _loop_runner()(daemon.serve())
     except AnomvaeError as error:
         daemon.log.error("not started", reason=str(error))  # noqa: TRY400  the reason is enough
         daemon.log.flush()
@@ -98,11 +96,12 @@ class Daemon:
         choice = choose_providers(settings.providers, strict=settings.strict_providers)
         self._watcher = Watcher(
             finder,
-            Loader(choice, self.metrics, self.log),
+            Loader(choice, self.metrics, self.log, max_batch_rows=settings.max_batch_rows),
             self.metrics,
             self.log,
             accept_new_columns=settings.accept_new_columns,
         )
+        self._tokens_seen = _stamp(settings.tokens_file)
         self._tls = _tls(settings.tls_cert, settings.tls_key)
         self._tokens = Tokens(read_tokens(settings.tokens_file) if settings.tokens_file else None)
         self._stop = asyncio.Event()
@@ -230,7 +229,9 @@ class Daemon:
 
         from anomvae.serving.grpc_front import make_grpc_server
 
-        server = make_grpc_server(service, max_message_bytes=int(settings.max_body_mb * MIB))
+        server = make_grpc_server(
+            service, max_message_bytes=int(settings.max_body_mb * MIB), message_timeout_s=settings.body_timeout
+        )
         address = (
             f"[{settings.host}]:{settings.grpc_port}"
             if ":" in settings.host
@@ -254,12 +255,11 @@ class Daemon:
         file = self.settings.tokens_file
         if file is None:
             return
-        seen = _stamp(file)
         while True:
-            await asyncio.sleep(TOKENS_EVERY_S)
-            if (stamp := _stamp(file)) != seen:
-                seen = stamp
+            if (stamp := _stamp(file)) != self._tokens_seen:
+                self._tokens_seen = stamp
                 self._reload_tokens(file)
+            await asyncio.sleep(TOKENS_EVERY_S)
 
     def _reload_tokens(self, file: Path) -> None:
         try:
@@ -310,6 +310,15 @@ class Daemon:
         self._looking = asyncio.ensure_future(self._watcher.look_at_all())
 
 
+def _loop_runner() -> Callable[[Coroutine[Any, Any, None]], None]:
+    """Uvloop where there is one; the standard loop serves as well, only slower."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run
+    return uvloop.run  # type: ignore[no-any-return]
+
+
 def usable_cores() -> int:
     """Cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -331,7 +340,9 @@ def _tls(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
     return context
 
 
-def _stamp(file: Path) -> tuple[int, int]:
+def _stamp(file: Path | None) -> tuple[int, int]:
+    if file is None:
+        return (0, 0)
     try:
         status = file.stat()
     except OSError:

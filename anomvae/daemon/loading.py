@@ -10,6 +10,7 @@ from anomvae.errors import BundleError, ModelReferenceError, ProviderError
 from anomvae.scoring import GraphSession
 from anomvae.scoring.providers import short_name
 from anomvae.scoring.selftest import self_test, settle_chunk
+from anomvae.scoring.session import CHUNK_ROWS
 from anomvae.serving.model import ServedModel
 
 if TYPE_CHECKING:
@@ -54,10 +55,12 @@ class Loader:
         choice: Execution providers wanted and usable.
         metrics: Told of the provider in use.
         log: Told of it too.
+        max_batch_rows: Most rows in one call of a model.
     """
 
-    def __init__(self, choice: ProviderChoice, metrics: Metrics, log: Log) -> None:
+    def __init__(self, choice: ProviderChoice, metrics: Metrics, log: Log, *, max_batch_rows: int = CHUNK_ROWS) -> None:
         self._choice, self._metrics, self._log = choice, metrics, log
+        self._max_batch_rows = max_batch_rows
 
     def load(self, name: str, found: Found) -> ServedModel:
         """Opens a session on the graph, checks what it runs on, and tries it on probe rows.
@@ -70,6 +73,7 @@ class Loader:
             BundleError: The graph cannot be loaded, or does not answer as it should.
             ModelReferenceError: The folder was replaced since it was found.
             ProviderError: Providers are strict, and another one would run it.
+            ScoringError: Running it failed, perhaps for a reason that passes.
         """
         choice, manifest = self._choice, found.bundle.manifest
         graph = _graph(found.bundle)
@@ -112,12 +116,14 @@ class Loader:
     def _session(self, graph: bytes, manifest: Manifest) -> GraphSession:
         choice = self._choice
         try:
-            return GraphSession(graph, manifest.width, choice.providers, strict=choice.strict)
+            return GraphSession(
+                graph, manifest.width, choice.providers, strict=choice.strict, largest_chunk=self._max_batch_rows
+            )
         except BundleError:
             if choice.strict or choice.usable == ("cpu",):
                 raise
         self._log.warning("execution provider failed to load the model", model=manifest.name, wanted=choice.usable[0])
-        return GraphSession(graph, manifest.width)
+        return GraphSession(graph, manifest.width, largest_chunk=self._max_batch_rows)
 
 
 def _graph(bundle: Bundle) -> bytes:

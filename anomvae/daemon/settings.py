@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PREFIX = "ANOMVAE_SERVE_"
+SERVICE_LINK = re.compile(r"(.+_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_.+)?)")
+"""Variables that Kubernetes sets in every pod for a service named `anomvae-serve` or `anomvae-serve-...`: no settings."""
+SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 LogFormat = Literal["json", "text"]
 
 
@@ -48,7 +52,13 @@ class ServeSettings:
     )
     threads: int = field(default=0, metadata=_told("Threads that run the model; 0: one a core.", 0, 1024))
     max_batch_rows: int = field(
-        default=1024, metadata=_told("Most rows in one call of the model; larger requests are cut.", 1, 2**20)
+        default=1024,
+        metadata=_told(
+            "Most rows in one call of the model; larger requests are cut. On the CPU never more than 1,024, of wide rows "
+            "fewer: smaller calls are quicker there.",
+            1,
+            2**20,
+        ),
     )
     max_wait_ms: float = field(
         default=2.0,
@@ -59,7 +69,7 @@ class ServeSettings:
     max_inflight_rows: int = field(
         default=200_000, metadata=_told("Most rows in flight; more are refused at once.", 1, 2**31)
     )
-    max_body_mb: float = field(default=64.0, metadata=_told("Largest request body, in MiB.", 0.001, 2048))
+    max_body_mb: float = field(default=64.0, metadata=_told("Largest request body, in MiB.", 0.001, 2047))
     max_buffered_mb: float = field(
         default=256.0, metadata=_told("Most bytes of bodies held while they arrive, in MiB.", 0.001, 2**20)
     )
@@ -158,7 +168,7 @@ def load_settings(
     values = _from_file(file, hints) if file else {}
     known = {variable_of(name): name for name in hints}
     for variable, text in environment.items():
-        if variable.startswith(PREFIX) and variable != PREFIX + "CONFIG":
+        if variable.startswith(PREFIX) and variable != PREFIX + "CONFIG" and not _is_service_link(variable, text):
             if variable not in known:
                 raise SettingError(f"the environment variable {variable} is no setting{_close(variable, known)}")
             values[known[variable]] = _parsed(variable, text, hints[known[variable]])
@@ -169,6 +179,12 @@ def load_settings(
             f"nothing to serve: name a bundle's folder or a registered model, as an argument or in {PREFIX}MODELS"
         )
     return settings
+
+
+def _is_service_link(variable: str, text: str) -> bool:
+    if variable.endswith("_PORT") and SERVICE_ADDRESS.match(text):
+        return True
+    return SERVICE_LINK.fullmatch(variable.removeprefix(PREFIX)) is not None
 
 
 def _from_file(file: Path, hints: Mapping[str, Any]) -> dict[str, Any]:

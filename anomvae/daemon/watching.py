@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from anomvae.daemon.loading import same_codes, same_inputs
-from anomvae.errors import AnomvaeError, BundleError, ModelReferenceError, SettingError
+from anomvae.daemon.one_thread import OneThread
+from anomvae.errors import AnomvaeError, BundleError, ModelReferenceError, ScoringError, SettingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -80,7 +80,7 @@ class Watcher:
         self._finder, self._loader, self._metrics, self._log = finder, loader, metrics, log
         self._accept_new_columns = accept_new_columns
         self._followed: dict[str, _Followed] = {}
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="reload")
+        self._thread = OneThread("reload")
 
     async def find(self, words: Sequence[str]) -> tuple[str, ...]:
         """Looks up all references for the first time.
@@ -185,6 +185,12 @@ class Watcher:
             self._metrics.reload(name, "failed")
             self._log.warning("reference not found", model=name, reason=str(error))
             raise
+        except ScoringError as error:  # memory, perhaps, or the device: it may pass, so the next look tries again
+            self._metrics.reload(name, "failed")
+            self._log.error(
+                "reload failed", model=name, version=found.version, in_service=old.version, reason=str(error)
+            )
+            raise
         except AnomvaeError as error:
             followed.refused = found.digest
             self._metrics.reload(name, "refused")
@@ -241,7 +247,7 @@ class Watcher:
             model = await self._off_loop(self._loader.load, name, found)
             self._shadow.prepare(self._models.get(name), model)
         except Exception as error:  # noqa: BLE001  of whatever kind
-            if not looked_up or isinstance(error, ModelReferenceError):
+            if not looked_up or isinstance(error, ModelReferenceError | ScoringError):
                 followed.challenger = None
             self._end_shadow(name)
             told = {"reason": str(error)} if isinstance(error, AnomvaeError) else {"error": error}
@@ -259,8 +265,8 @@ class Watcher:
 
     async def _off_loop(self, call: Callable[..., T], *arguments: Any) -> T:
         """On the one thread of reloads: MLflow is slow, and takes one conversation at a time."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
+        return await self._thread.run(call, *arguments)
 
     def close(self) -> None:
-        """Ends the thread."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Ends the thread; a call that hangs is not waited for."""
+        self._thread.close()

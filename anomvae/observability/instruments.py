@@ -21,6 +21,11 @@ GRPC_CODES = ("OK", "RESOURCE_EXHAUSTED", "INTERNAL", "UNAVAILABLE", "DEADLINE_E
 """Codes that rules count: their series start at 0, so that `rate()` sees the very first failure."""
 
 
+def codes_of(protocol: str) -> tuple[str, ...]:
+    """Codes of a protocol's answers that rules count; none of `other`, which scores nothing."""
+    return {"grpc": GRPC_CODES, "other": ()}.get(protocol, HTTP_CODES)
+
+
 @dataclass(frozen=True, slots=True)
 class Instrument:
     """One metric as it is exposed.

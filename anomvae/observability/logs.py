@@ -10,6 +10,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from anomvae.observability.log_values import Plain, plain, text
+from anomvae.observability.log_writer import MAX_LINES, writer_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -56,11 +57,15 @@ class _Flood:
 class Log:
     """Writes events as lines. Any thread may write; a stream that fails loses the line and stops nobody.
 
+    A stream that nobody reads holds nobody up either: lines wait, so many of them; what comes beyond is dropped, and the event
+    `log lines dropped` tells how many were.
+
     Args:
         stream: Where to; None: standard error.
         format: `json`, or `text` for people at a terminal.
         level: Least level written: `info`, `warning` or `error`.
         limit_per_s: Lines a second of one event at one level; the next one then tells how many were `suppressed`.
+        max_lines: Most lines that wait for the stream.
         clock: Unix time in seconds.
         monotonic: Seconds that only grow, for the limit.
 
@@ -68,13 +73,14 @@ class Log:
         ValueError: No such format or level, or a limit below 1.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but the first are asked for by name
         self,
         stream: TextIO | None = None,
         *,
         format: Literal["json", "text"] = "json",  # noqa: A002 - the word of the option
         level: Level = "info",
         limit_per_s: int = 10,
+        max_lines: int = MAX_LINES,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -82,7 +88,8 @@ class Log:
             raise ValueError(
                 f"a log takes a format of {FORMATS}, a level of {LEVELS} and a limit of at least 1 a second"
             )
-        self._stream = sys.stderr if stream is None else stream
+        self._writer = writer_of(sys.stderr if stream is None else stream, max_lines)
+        self._dropped = 0
         self._line = _json_line if format == "json" else _text_line
         self._levels = LEVELS[LEVELS.index(level) :]
         self._clock, self._monotonic = clock, monotonic
@@ -116,23 +123,33 @@ class Log:
                 self._emit(level, event, fields, suppressed)
 
     def flush(self) -> None:
-        """Tells what was suppressed and not told yet, as a last word before the end."""
+        """Tells what was suppressed or dropped and not told yet, as a last word before the end; waits a second at most."""
+        self._writer.flush()
         with self._lock:
             for (level, event), suppressed in self._flood.owed():
                 self._emit(level, event, {}, suppressed)
+            self._tell_dropped()
+        self._writer.flush()
 
     def _emit(self, level: str, event: str, fields: Mapping[str, object], suppressed: int) -> None:
+        self._tell_dropped()
+        if not self._writer.put(self._lined(level, event, fields, suppressed)):
+            self._dropped += 1
+
+    def _tell_dropped(self) -> None:
+        if self._dropped and self._writer.put(
+            self._lined("warning", "log lines dropped", {"dropped": self._dropped}, 0)
+        ):
+            self._dropped = 0
+
+    def _lined(self, level: str, event: str, fields: Mapping[str, object], suppressed: int) -> str:
         moment = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         told: dict[str, Plain] = {"time": moment, "level": level, "event": text(event)}
         if suppressed:
             told["suppressed"] = suppressed
         for name, value in fields.items():
             told[text(f"{name}_" if name in RESERVED else name)] = plain(value)
-        try:
-            self._stream.write(self._line(told) + "\n")
-            self._stream.flush()
-        except (OSError, ValueError):  # the reader of the stream is gone, or the stream is closed
-            return
+        return self._line(told)
 
 
 def _json_line(told: dict[str, Plain]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,7 +30,8 @@ class Metrics:
     """All instruments of one daemon, on a registry of their own. Any thread may record.
 
     Series whose first event matters to a rule exist, at 0, from the moment a model is announced by :meth:`model_loaded`:
-    `rate()` cannot see the step from nothing to 1. A model that was never announced is counted under `""`.
+    `rate()` cannot see the step from nothing to 1. Those of requests come protocol by protocol, all codes that rules count at
+    a model's first request by it: most models are asked by one. A model that was never announced is counted under `""`.
 
     Args:
         build: Labels of `anomvae_build_info`: `version`, `python`, `onnxruntime`; what lacks is empty.
@@ -53,7 +53,7 @@ class Metrics:
             self._shed["", reason].inc(0)
 
     def render(self, accept: str) -> tuple[bytes, str]:
-        """The exposition.
+        """The exposition. It takes a while, a millisecond a model; any thread may ask.
 
         Args:
             accept: The scraper's Accept header; OpenMetrics, which alone holds exemplars, is given to who asks for it.
@@ -257,6 +257,9 @@ class Metrics:
 
         def one(model: str, protocol: str, code: str) -> tuple[Counter, Counter, ValueSeries]:
             labels = (model, protocol, code)
+            for likely in i.codes_of(protocol) if model else ():
+                requests.labels(model, protocol, likely)
+                row_count.labels(model, protocol, likely)
             return requests.labels(*labels), row_count.labels(*labels), seconds.labels(model, protocol)
 
         def four(model: str) -> tuple[ValueSeries, ...]:
@@ -311,15 +314,12 @@ class Metrics:
 
     def _start_at_zero(self, model: str) -> None:
         """Makes the series whose first event a rule must see."""
-        http = product((model,), i.HTTP_PROTOCOLS, i.HTTP_CODES)
         starts: Iterable[tuple[Children[Counter] | Children[Gauge], Iterable[str]]] = (
             (self._shed, i.SHED_REASONS),
             (self._cancelled, i.CANCEL_REASONS),
             (self._batches, i.BATCH_REASONS),
             (self._reloads, i.RELOAD_OUTCOMES),
         )
-        for labels in (*http, *product((model,), ("grpc",), i.GRPC_CODES)):
-            _ = self._requests[labels]
         for children, values in starts:
             for value in values:
                 _ = children[model, value]

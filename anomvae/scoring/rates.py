@@ -6,13 +6,33 @@ from typing import TYPE_CHECKING
 
 from anomvae.bundle.promise import least_share, rows_needed
 from anomvae.calibration.conformal import check_alarm_rate
-from anomvae.errors import TooFewRowsError
+from anomvae.errors import SettingError, TooFewRowsError
 
 if TYPE_CHECKING:
     from anomvae.bundle import Manifest
 
 SMALLEST = 1e-12
 """Below this a rate takes more rows than anyone has, and than arithmetic can tell."""
+
+
+def asked_rate(manifest: Manifest, alarm_rate: float | None) -> float | None:
+    """The alarm rate that a request puts in the place of the detector's own.
+
+    Args:
+        manifest: The detector's.
+        alarm_rate: Share of normal rows that may alarm, as the request states it; None: it states none.
+
+    Returns:
+        None where it is the detector's own: the graph needs no input for that.
+
+    Raises:
+        SettingError: It is no share, or smaller than any number of rows supports.
+        TooFewRowsError: The calibration rows do not support it.
+    """
+    if alarm_rate == manifest.calibration.alarm_rate:
+        return None
+    require_supported(manifest, alarm_rate)
+    return alarm_rate
 
 
 def require_supported(manifest: Manifest, alarm_rate: float | None) -> None:
@@ -23,14 +43,18 @@ def require_supported(manifest: Manifest, alarm_rate: float | None) -> None:
         alarm_rate: Share of normal rows that may alarm; None, the detector's own, passes.
 
     Raises:
-        SettingError: It is no share.
+        SettingError: It is no share, or smaller than any number of rows supports.
         TooFewRowsError: It is below the smallest rate.
     """
     if alarm_rate is None:
         return
     check_alarm_rate(alarm_rate)
+    if alarm_rate < SMALLEST:
+        raise SettingError(
+            f"an alarm rate below {SMALLEST:g} takes more calibration rows than can be; state a larger one"
+        )
     calibration = manifest.calibration
-    needed = rows_needed(max(least_share(alarm_rate, calibration.decision), SMALLEST))
+    needed = rows_needed(least_share(alarm_rate, calibration.decision))
     if needed > calibration.rows:
         smallest = calibration.smallest_alarm_rate / least_share(1.0, calibration.decision)
         raise TooFewRowsError(

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from anomvae.errors import BundleError
+from anomvae.errors import BundleError, ScoringError
 from anomvae.scoring.tensors import DATATYPES, TensorSpec
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ class GraphSession:
         graph: The ONNX file of a verified bundle, or its content.
         width: Cells a row takes inside the graph (one-hots counted), so that wide rows come in smaller calls.
         providers: Execution providers, best first: names of ONNX Runtime, or names with options.
+        largest_chunk: Most rows a call for many rows; on the CPU, where larger calls fall out of the processor's cache, never
+            more than `CHUNK_ROWS`.
         strict: Whether every part of the graph must run on the first provider; else ONNX Runtime may fall back to the CPU.
 
     Attributes:
@@ -46,10 +48,17 @@ class GraphSession:
 
     Raises:
         BundleError: ONNX Runtime does not accept the graph.
+        ScoringError: Memory ran out.
     """
 
     def __init__(
-        self, graph: Path | bytes, width: int = 0, providers: Sequence[Provider] = (CPU,), *, strict: bool = False
+        self,
+        graph: Path | bytes,
+        width: int = 0,
+        providers: Sequence[Provider] = (CPU,),
+        *,
+        largest_chunk: int = CHUNK_ROWS,
+        strict: bool = False,
     ) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1  # callers run side by side
@@ -64,11 +73,14 @@ class GraphSession:
             self._session = ort.InferenceSession(
                 graph if isinstance(graph, bytes) else str(graph), options, providers=list(providers)
             )
+        except MemoryError:
+            raise ScoringError(
+                "memory ran out while the graph was loaded; it may do later, or with more memory"
+            ) from None
         except Exception as error:  # noqa: BLE001  onnxruntime raises many classes of its own, all meaning: no such graph
             name = "the graph" if isinstance(graph, bytes) else graph
             raise BundleError(f"{name} is not a graph that ONNX Runtime can load: {type(error).__name__}") from None
         self.alignment = ALIGNMENT
-        self.chunk_rows = max(ALIGNMENT, min(CHUNK_ROWS, CHUNK_CELLS // max(1, width)) // ALIGNMENT * ALIGNMENT)
         self.input_specs = tuple(_spec(value) for value in self._session.get_inputs())
         self.output_specs = tuple(_spec(value) for value in self._session.get_outputs())
         self.inputs = tuple(spec.name for spec in self.input_specs)
@@ -76,6 +88,8 @@ class GraphSession:
         self._only_wanted = ort.RunOptions()
         self._only_wanted.only_execute_path_to_fetches = True
         self._on_device = self.providers[0] != CPU
+        largest = largest_chunk if self._on_device else min(largest_chunk, CHUNK_ROWS)
+        self.chunk_rows = max(ALIGNMENT, min(largest, CHUNK_CELLS // max(1, width)) // ALIGNMENT * ALIGNMENT)
 
     @property
     def providers(self) -> tuple[str, ...]:

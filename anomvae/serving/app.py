@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -121,7 +122,8 @@ class _Routes:
         return Response(anomvae.__version__, media_type="text/plain")
 
     async def metrics(self, request: Request) -> Response:
-        body, media_type = self._service.metrics.render(request.headers.get("accept", ""))
+        accept = request.headers.get("accept", "")
+        body, media_type = await asyncio.to_thread(self._service.metrics.render, accept)
         return Response(body, headers={"content-type": media_type})
 
     async def openapi(self, _: Request) -> Response:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from anomvae.data.encoding import encode, require_columns
 from anomvae.errors import CellError, RequestError, RequestTooLargeError
 from anomvae.serving.answers import Answering
-from anomvae.serving.arrow_messages import decompressed_bytes
+from anomvae.serving.arrow_messages import declared
 from anomvae.serving.cells import layout_of
 from anomvae.serving.exchange import ARROW_STREAM, Decoded
 from anomvae.serving.given import GivenTable
@@ -87,8 +87,9 @@ def _read(body: bytes, limits: ArrowLimits) -> pa.Table:
         raise RequestError("the body is an Arrow file; send an Arrow IPC stream (`pyarrow.ipc.new_stream`)")
     buffer = pa.py_buffer(body)
     try:
-        unfolded = decompressed_bytes(buffer)
-        if unfolded > limits.bytes_:
+        stated = declared(buffer)
+        refuse_too_many(stated.rows, limits.rows)
+        if stated.unfolded_bytes > limits.bytes_:
             raise RequestTooLargeError(f"the stream unfolds to more than {limits.bytes_ >> 20:,} MiB; send it in parts")
         with pa.ipc.open_stream(buffer) as reader:
             _ = reader.schema.names  # raises where one is not UTF-8

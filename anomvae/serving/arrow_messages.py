@@ -1,9 +1,9 @@
-"""The envelopes of an Arrow stream, read far enough to know what its compressed buffers unfold to."""
+"""The envelopes of an Arrow stream, read far enough to know how many rows it has and what its buffers unfold to."""
 
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
@@ -13,6 +13,18 @@ if TYPE_CHECKING:
 _DICTIONARY_BATCH, _RECORD_BATCH = 2, 3
 _BUFFER_BYTES = 16
 _PREFIX = struct.Struct("<q")
+
+
+class Declared(NamedTuple):
+    """What a stream says of itself.
+
+    Attributes:
+        rows: Rows of its record batches.
+        unfolded_bytes: Bytes to which its compressed buffers unfold; 0 where none is compressed.
+    """
+
+    rows: int
+    unfolded_bytes: int
 
 
 class _Table:
@@ -34,6 +46,11 @@ class _Table:
         place = self.place(field)
         return 0 if place is None else self._int("<B", place)
 
+    def count(self, field: int) -> int:
+        """A field of eight bytes; none is negative."""
+        place = self.place(field)
+        return 0 if place is None else max(0, self._int("<q", place))
+
     def table(self, field: int) -> _Table | None:
         """A field that is a table itself."""
         place = self.place(field)
@@ -54,8 +71,8 @@ class _Table:
         return int(struct.unpack_from(form, self._data, at)[0])
 
 
-def decompressed_bytes(stream: pa.Buffer) -> int:
-    """Bytes to which the compressed buffers of a stream unfold, as they declare it; 0 where none is compressed.
+def declared(stream: pa.Buffer) -> Declared:
+    """What a stream declares of its rows and buffers, read without unfolding any.
 
     Args:
         stream: An Arrow IPC stream, maybe a damaged one.
@@ -65,29 +82,33 @@ def decompressed_bytes(stream: pa.Buffer) -> int:
         ValueError: It is damaged.
         OSError: It is damaged.
     """
-    total = 0
+    rows = unfolded_bytes = 0
     try:
         for message in pa.ipc.MessageReader.open_stream(stream):
-            total += _declared(message)
+            found = _declared(message)
+            rows, unfolded_bytes = rows + found.rows, unfolded_bytes + found.unfolded_bytes
     except struct.error:
         raise ValueError("a flatbuffer points beyond its end") from None
-    return total
+    return Declared(rows, unfolded_bytes)
 
 
-def _declared(message: pa.ipc.Message) -> int:
+def _declared(message: pa.ipc.Message) -> Declared:
     data = message.metadata.to_pybytes()
     envelope = _Table(data, struct.unpack_from("<I", data)[0])
     kind, batch = envelope.byte(1), envelope.table(2)
     if kind == _DICTIONARY_BATCH and batch is not None:
         batch = batch.table(1)
-    if kind not in (_DICTIONARY_BATCH, _RECORD_BATCH) or batch is None or batch.table(3) is None:
-        return 0
+    if kind not in (_DICTIONARY_BATCH, _RECORD_BATCH) or batch is None:
+        return Declared(0, 0)
+    rows = batch.count(0) if kind == _RECORD_BATCH else 0
+    if batch.table(3) is None:
+        return Declared(rows, 0)
     body, total = message.body, 0
     for offset, length in batch.buffers(2):
         if length < _PREFIX.size or body is None:
             continue
         if offset < 0 or offset + _PREFIX.size > body.size:
             raise ValueError("a buffer lies beyond its message")
-        (declared,) = _PREFIX.unpack(body.slice(offset, _PREFIX.size).to_pybytes())
-        total += length if declared < 0 else declared
-    return total
+        (unfolded,) = _PREFIX.unpack(body.slice(offset, _PREFIX.size).to_pybytes())
+        total += length if unfolded < 0 else unfolded
+    return Declared(rows, total)

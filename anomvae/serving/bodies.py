@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 FIRST_PIECE_BYTES = 65_536
 PIECE_BYTES = 2**20
+MOST_MEMBERS = 100
+_GZIP = 31
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 
 
@@ -125,9 +127,14 @@ async def unpacked(body: bytes, how: str, max_bytes: int, held: Held) -> bytes:
         raise RequestError("the body's Content-Encoding is not known here; send it as it is, or by gzip or deflate")
     unpacker = zlib.decompressobj(bits)
     parts: list[bytes] = []
-    size, rest = 0, body
+    size, rest, members = 0, body, 1
     try:
-        while not unpacker.eof:
+        while not unpacker.eof or (bits == _GZIP and unpacker.unused_data):
+            if unpacker.eof:  # a file of several members is one file
+                members += 1
+                if members > MOST_MEMBERS:
+                    raise RequestError(f"the body has more than {MOST_MEMBERS} gzip members; pack it as one")
+                rest, unpacker = unpacker.unused_data, zlib.decompressobj(bits)
             part = (
                 await asyncio.to_thread(unpacker.decompress, rest, PIECE_BYTES)
                 if size
@@ -139,10 +146,12 @@ async def unpacked(body: bytes, how: str, max_bytes: int, held: Held) -> bytes:
             if size > max_bytes:
                 raise RequestTooLargeError(f"the body unpacks to more than {max_bytes:,} bytes; cut the request up")
             held.grow(len(body) + size)
-            if not part and not rest:
+            if not (part or rest or unpacker.eof):
                 break
     except zlib.error:
         raise RequestError(f"the body is not what its Content-Encoding says: it cannot be unpacked by {how}") from None
+    if unpacker.unused_data:
+        raise RequestError(f"more follows after the body's {how} data; send that alone")
     if not unpacker.eof:
         raise RequestError(f"the body ends before its {how} data does; send it whole")
     return b"".join(parts)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from anomvae.serving.exchange import ARROW_STREAM, JSON
 from anomvae.serving.fast_lane import MAX_BYTES
+from anomvae.serving.http_front import told
 from anomvae.serving.service import CallerGoneError
 
 if TYPE_CHECKING:
@@ -21,13 +23,19 @@ if TYPE_CHECKING:
     from anomvae.serving.http_front import Target
 
 MOST_HEADERS = 100
+MOST_WAITING = 64
+"""Requests that may wait behind one that is being answered, on one connection."""
+STUCK_S = 30.0
+"""How long a caller may leave an answer unread, in seconds."""
 RESERVE = 16
 """Connections beyond the most allowed that may still look whether the daemon lives, and read its metrics."""
 ALWAYS = frozenset({b"/v2/health/live", b"/v2/health/ready", b"/ping", b"/health", b"/metrics"})
 LINGER_S = 1.0
 """How long a quiet connection is kept when the daemon stops, in seconds: a request may be on its way to it."""
+_CROWD = (503, "too many connections are open here; try again later", b"retry-after: 1\r\n")
 _CLOSING = frozenset({401, 413, 500})
 _LONG_WAY = frozenset({b"expect", b"content-encoding", b"transfer-encoding", b"upgrade"})
+_ARROW = ARROW_STREAM.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,59 +122,65 @@ class _LimitedConnection(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._fed_bytes = 0
-        self._too_large = self._over = self._crowded = False
-        self._in_headers = False
+        self._header_bytes = 0
+        self._silent_bytes = 0
+        self._refusal: tuple[int, str, bytes] | None = None
+        self._last_words: tuple[int, str, bytes] | None = None
+        self._crowded = self._in_headers = False
         self._in_lane: _LaneCycle | None = None
         self._due: asyncio.TimerHandle | None = None
         self._ending: asyncio.TimerHandle | None = None
+        self._stuck: asyncio.TimerHandle | None = None
+
+    # --- the connection
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._crowded = len(self.connections) > self.limits.max_connections
         if len(self.connections) > self.limits.max_connections + RESERVE:
-            self._refuse_crowd()
+            self._end(*_CROWD)
             return
         self._due = self.loop.call_later(self.limits.header_timeout_s, self._too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._on_time()
-        if self._ending is not None:
-            self._ending.cancel()
+        for timer in (self._due, self._ending, self._stuck):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():  # refused; what still comes is not read
+        if self._last_words is not None or self.transport.is_closing():  # what still comes is not read
             return
-        self._fed_bytes += len(data)
+        self._silent_bytes += len(data)
         super().data_received(data)
-        if self._due is None and not self.transport.is_closing():
+        if self._silent_bytes > self.limits.max_header_bytes and self.parser is not None:
+            self._end(431, self._headers_too_large(), b"")  # a header, or a chunk's extension, that does not end
+        elif self._due is None and not self.transport.is_closing():
             self._watch_the_clock()
 
-    def on_message_begin(self) -> None:
-        self._in_headers = True
-        super().on_message_begin()
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """A caller that has said all may still wait for the answer."""
+        if self.scheme != "http" or not self._is_busy():
+            return False
+        self.cycle.keep_alive = False
+        return True
 
-    def on_headers_complete(self) -> None:
-        self._in_headers = False
-        self._on_time()
-        if self._fed_bytes > self.limits.max_header_bytes or len(self.headers) > MOST_HEADERS:
-            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-            if size > self.limits.max_header_bytes or len(self.headers) > MOST_HEADERS:
-                self._too_large = True
-                raise ValueError("headers too large")  # the parser stops, and uvicorn calls send_400_response
-        self._fed_bytes = 0
-        if self._crowded and self.url.partition(b"?")[0] not in ALWAYS:
-            self._over = True
-            raise ValueError("too many connections")  # as above
-        target = self._target()
-        self._in_lane = None
-        if target is None:
-            super().on_headers_complete()
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._stuck is None:
+            self._stuck = self.loop.call_later(STUCK_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
+
+    def timeout_keep_alive_handler(self) -> None:
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()  # else it would wait for ever for a caller who does not read
         else:
-            keep_alive = self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive()
-            self._in_lane = _LaneCycle(self, target, keep_alive=keep_alive)
-            self.cycle = self._in_lane  # type: ignore[assignment]  # uvicorn asks no more of it than it has
+            super().timeout_keep_alive_handler()
 
     def shutdown(self) -> None:
         """Ends the connection once what was asked is answered; a quiet one after a while, for what may be on its way."""
@@ -180,25 +194,102 @@ class _LimitedConnection(HttpToolsProtocol):
         if not self.transport.is_closing():
             super().shutdown()
 
+    # --- what the parser finds
+
+    def on_message_begin(self) -> None:
+        self._unset_keepalive_if_required()
+        self._in_headers = True
+        self._header_bytes = self._silent_bytes = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._count(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or a trailer: both count."""
+        self._count(len(name) + len(value) + 4)
+        super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        self._silent_bytes = 0
+        super().on_body(body)
+
+    def on_headers_complete(self) -> None:
+        self._in_headers = False
+        self._on_time()
+        if self._crowded and self.url.partition(b"?")[0] not in ALWAYS:
+            self._refuse(*_CROWD)
+        if len(self.pipeline) >= MOST_WAITING:
+            self._refuse(400, "too many requests wait on this connection; read their answers first", b"")
+        target = self._target()
+        self._in_lane = None
+        if target is None:
+            super().on_headers_complete()
+        else:
+            keep_alive = self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive()
+            self._in_lane = _LaneCycle(self, target, keep_alive=keep_alive)
+            self.cycle = self._in_lane  # type: ignore[assignment]  # uvicorn asks no more of it than it has
+
+    def on_message_complete(self) -> None:
+        self._silent_bytes = 0
+        self._on_time()
+        super().on_message_complete()
+        if (
+            self.cycle is not None and self.cycle.response_complete and not self.pipeline
+        ):  # answered before it was all here
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def on_response_complete(self) -> None:
+        if self.cycle is not None and self.cycle.response_complete and self.cycle.more_body and self._due is None:
+            # Answered before it was all here: what still comes is nobody's, and has its time.
+            self._due = self.loop.call_later(self.limits.body_timeout_s, self.transport.abort)
+        super().on_response_complete()
+        if self._last_words is not None and not self._is_busy():
+            words, self._last_words = self._last_words, None
+            self._end(*words)
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  the text is uvicorn's
+        self._end(*(self._refusal or (400, "the request is not HTTP", b"")))
+
+    def _count(self, n_bytes: int) -> None:
+        self._silent_bytes = 0
+        self._header_bytes += n_bytes
+        if self._header_bytes > self.limits.max_header_bytes or len(self.headers) >= MOST_HEADERS:
+            self._refuse(431, self._headers_too_large(), b"")
+
+    def _refuse(self, status: int, message: str, headers: bytes) -> NoReturn:
+        """Stops the parser; uvicorn then calls `send_400_response`."""
+        self._refusal = (status, message, headers)
+        raise ValueError(message)
+
+    def _headers_too_large(self) -> str:
+        return f"the request's headers are larger than {self.limits.max_header_bytes:,} bytes, or too many"
+
+    def _is_busy(self) -> bool:
+        """Whether a request that is all here is still to be answered."""
+        return bool(self.pipeline) or not (self.cycle is None or self.cycle.response_complete or self.cycle.more_body)
+
+    # --- the fast lane
+
     def answer_in_lane(self, cycle: _LaneCycle) -> None:
         """Answers a request that is all here."""
         self._on_time()
         assert self.lane is not None  # noqa: S101  else there is no such cycle
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in self.headers}
-        cycle.promise = self.lane.answer(
-            cycle.target,
-            headers,
-            bytes(cycle.body),
-            lambda status, body, media_type, more: self._reply(cycle, status, body, media_type, more),
-        )
-
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  the text is uvicorn's
-        if self._over:
-            self._refuse_crowd()
-        elif self._too_large:
-            self._end(431, f"the request's headers are larger than {self.limits.max_header_bytes:,} bytes, or too many")
-        else:
-            self._end(400, "the request is not HTTP")
+        try:
+            cycle.promise = self.lane.answer(
+                cycle.target,
+                headers,
+                bytes(cycle.body),
+                lambda status, body, media_type, more: self._reply(cycle, status, body, media_type, more),
+            )
+        except Exception as error:  # noqa: BLE001  the parser would take it for a fault of the request
+            status, body, more = told(error)
+            self._reply(cycle, status, body, JSON, more)
 
     def _target(self) -> Target | None:
         """What the request names, if it can take the fast lane."""
@@ -212,8 +303,8 @@ class _LimitedConnection(HttpToolsProtocol):
         for name, value in self.headers:
             if name == b"content-length":
                 size = int(value)
-            elif name in _LONG_WAY:
-                return None
+            elif name in _LONG_WAY or (name == b"content-type" and value.lower().startswith(_ARROW)):
+                return None  # an Arrow stream may unpack to a million rows, however small it is
         return target if 0 <= size <= MAX_BYTES else None
 
     def _reply(self, cycle: _LaneCycle, status: int, body: bytes, media_type: str, more: list[tuple[str, str]]) -> None:
@@ -238,19 +329,14 @@ class _LimitedConnection(HttpToolsProtocol):
             type(self).default_lines = (headers, lines)
         return self.default_lines[1]
 
+    # --- clocks and ends
+
     def _watch_the_clock(self) -> None:
         """Sets a timer if headers, or a body in the fast lane, are not all here yet."""
         if self._in_headers:
-            if self._fed_bytes > self.limits.max_header_bytes:
-                self._too_large = True
-                self.send_400_response("")
-                return
             self._due = self.loop.call_later(self.limits.header_timeout_s, self._too_slow)
         elif self._in_lane is not None and self._in_lane.more_body:
             self._due = self.loop.call_later(self.limits.body_timeout_s, self._too_slow)
-
-    def _refuse_crowd(self) -> None:
-        self._end(503, "too many connections are open here; try again later", b"retry-after: 1\r\n")
 
     def _on_time(self) -> None:
         if self._due is not None:
@@ -262,12 +348,15 @@ class _LimitedConnection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._in_lane is not None and self._in_lane.more_body:
-            self._end(408, f"the body did not arrive within {self.limits.body_timeout_s:g} seconds")
+            self._end(408, f"the body did not arrive within {self.limits.body_timeout_s:g} seconds", b"")
         else:
-            self._end(408, f"the request's headers did not arrive within {self.limits.header_timeout_s:g} seconds")
+            self._end(408, f"the request's headers did not arrive within {self.limits.header_timeout_s:g} seconds", b"")
 
-    def _end(self, status: int, message: str, headers: bytes = b"") -> None:
-        """Answers without a request, and closes."""
+    def _end(self, status: int, message: str, headers: bytes) -> None:
+        """Answers without a request, after those that are still to be answered, and closes."""
+        if self._is_busy():
+            self._last_words = (status, message, headers)
+            return
         for tell in self.told:
             tell(status)
         body = orjson.dumps({"error": message})

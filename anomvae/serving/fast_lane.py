@@ -69,7 +69,7 @@ class FastLane:
         try:
             service.authorize(headers.get("authorization"))
             model = service.models.get(target.model)
-            decode = decoder(target, model, body, headers, {})
+            decode = decoder(target, model, body, headers, {}, service.rows.limit)
             call = Call(target.protocol, timeout_of(headers), trace_id_of(headers.get("traceparent")))
         except Exception as error:  # noqa: BLE001  the table says what the caller is told
             service.refused(target.model, target.protocol, error)

@@ -9,8 +9,8 @@ from urllib.parse import parse_qsl
 
 import orjson
 
-from anomvae.errors import OverloadedError, RequestError, SlowRequestError, UnauthorizedError
-from anomvae.serving.arrow import decode_score_arrow
+from anomvae.errors import OverloadedError, RequestError, SlowRequestError, StoppingError, UnauthorizedError
+from anomvae.serving.arrow import ArrowLimits, decode_score_arrow
 from anomvae.serving.bodies import BodyLimits, Held, read_body
 from anomvae.serving.exchange import ARROW_STREAM, JSON, trace_id_of
 from anomvae.serving.invocations import decode_invocations
@@ -19,6 +19,7 @@ from anomvae.serving.records import decode_score
 from anomvae.serving.service import CallerGoneError
 from anomvae.serving.status import status_of
 from anomvae.serving.v2 import decode_infer
+from anomvae.serving.wishes import MAX_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -104,6 +105,10 @@ class HttpFront:
         held = Held(self._buffered)
         try:
             await self._answer(scope, receive, send, headers, target, held)
+        except asyncio.CancelledError:  # at the end of a drain
+            await send_error(
+                send, StoppingError("the daemon stopped before this was answered; send it again"), closing=True
+            )
         finally:
             held.release()
 
@@ -151,25 +156,42 @@ class HttpFront:
             raise
         return service.answer(
             model,
-            decoder(target, model, body, headers, query),
+            decoder(target, model, body, headers, query, service.rows.limit),
             protocol=target.protocol,
             size_bytes=len(body),
+            heavy=is_arrow(headers),
             timeout_s=timeout_s,
             trace_id=trace_id_of(headers.get("traceparent")),
             on_linger=lambda future: _watch_caller(receive, future),
         )
 
 
-def decoder(target: Target, model: ServedModel, body: bytes, headers: Headers, query: Mapping[str, str]) -> Decode:
-    """How to read a request; by its path, then by its content type."""
+def decoder(
+    target: Target, model: ServedModel, body: bytes, headers: Headers, query: Mapping[str, str], max_rows: int
+) -> Decode:
+    """How to read a request; by its path, then by its content type.
+
+    Args:
+        target: What its path names.
+        model: The version to score with.
+        body: All of it.
+        headers: By lower-case name.
+        query: Options of its query.
+        max_rows: Most rows it may hold; more are refused before their cells are read.
+    """
+    most = min(max_rows, MAX_ROWS)
     if target.protocol == "v2-json":
-        return lambda: decode_infer(model, body, headers)
+        return lambda: decode_infer(model, body, headers, max_rows=most)
     if target.protocol == "mlflow":
-        return lambda: decode_invocations(model, body, headers)
-    media_type = headers.get("content-type", JSON).partition(";")[0].strip().lower()
-    if media_type == ARROW_STREAM:
-        return lambda: decode_score_arrow(model, body, headers, query)
-    return lambda: decode_score(model, body, headers, query)
+        return lambda: decode_invocations(model, body, headers, max_rows=most)
+    if is_arrow(headers):
+        return lambda: decode_score_arrow(model, body, headers, query, limits=ArrowLimits(rows=most))
+    return lambda: decode_score(model, body, headers, query, max_rows=most)
+
+
+def is_arrow(headers: Headers) -> bool:
+    """Whether a body is an Arrow stream."""
+    return headers.get("content-type", JSON).partition(";")[0].strip().lower() == ARROW_STREAM
 
 
 def _query(query: bytes) -> dict[str, str]:

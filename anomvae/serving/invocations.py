@@ -8,12 +8,13 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+import orjson
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from anomvae.data.encoding import encode
 from anomvae.data.text_cells import clean
-from anomvae.errors import CellError, RequestError
+from anomvae.errors import CellError, RequestError, RequestTooLargeError
 from anomvae.serving.answers import Answering
 from anomvae.serving.cells import layout_of
 from anomvae.serving.exchange import Decoded
@@ -70,15 +71,20 @@ def _parse(body: bytes) -> Any:
     """A body as JSON; also with the `NaN` and `Infinity` that MLflow's clients write, a NaN being a missing cell."""
     try:
         return parse_json(body)
+    except RequestTooLargeError:
+        raise
     except RequestError:
         if not any(word in body for word in _CONSTANTS):
             raise
     try:
-        return json.loads(body, parse_constant=_CONSTANT.get)
-    except (ValueError, RecursionError):
+        document = json.loads(body, parse_constant=_CONSTANT.get)
+        orjson.dumps(document)  # what it holds comes back in the answers: it must be able to
+    except (ValueError, TypeError, RecursionError):
         raise RequestError(
-            "the body is not JSON, not even with NaN for missing numbers; see /docs for its forms"
+            "the body is not JSON, not even with NaN for missing numbers, or holds a whole number beyond 64 bits, text that "
+            "is no Unicode, or lists too deep; see /docs for its forms"
         ) from None
+    return document
 
 
 def _read_params(model: ServedModel, document: Any) -> Wishes:

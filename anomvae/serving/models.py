@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from anomvae.serving.model import ServedModel
 
 
+NAMES_TOLD = 8
+"""Most names that a refusal lists."""
+
+
 class ModelTable:
     """One current version a name, and perhaps a challenger in its shadow.
 
@@ -50,13 +54,17 @@ class ModelTable:
         model = self._current.get(name or self.names[0])
         if model is None:
             if name and name not in self.names:
-                raise UnknownModelError(f"no model of that name is served here; there are {', '.join(self.names)}")
+                raise UnknownModelError(f"no model of that name is served here; there are {self._told()}")
             raise StoppingError("the model is still being loaded; try again in a moment")
         if version and version != model.version:
             raise UnknownModelError(
                 f"that version of {model.name!r} is not served; the one in service is {model.version}"
             )
         return model
+
+    def _told(self) -> str:
+        others = len(self.names) - NAMES_TOLD
+        return ", ".join(self.names[:NAMES_TOLD]) + (f" and {others:,} more" if others > 0 else "")
 
     def put(self, model: ServedModel) -> None:
         """Puts a version into service in place of the one before."""

@@ -11,7 +11,15 @@ from anomvae.serving.answers import Answering
 from anomvae.serving.cells import layout_of, refuse_nested
 from anomvae.serving.exchange import JSON, Decoded
 from anomvae.serving.given import GivenColumns, GivenRecords
-from anomvae.serving.wishes import MAX_ROWS, OPTIONS, answer_type, read_wishes, refuse_too_many, refuse_unknown
+from anomvae.serving.wishes import (
+    MAX_ROWS,
+    OPTIONS,
+    answer_type,
+    read_wishes,
+    refuse_large_json,
+    refuse_too_many,
+    refuse_unknown,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,7 +79,9 @@ def parse_json(body: bytes) -> Any:
 
     Raises:
         RequestError: It is not; says where, not what.
+        RequestTooLargeError: It would take too long to find out.
     """
+    refuse_large_json(len(body))
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:

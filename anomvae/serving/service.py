@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from anomvae.errors import DeadlineError, InputError, OverloadedError, StoppingError
+from anomvae.scoring.batcher import TOO_LATE
 from anomvae.scoring.jobs import Job, Promise
 from anomvae.serving.permits import Permit
 from anomvae.serving.shadow import Shadow
@@ -145,6 +146,7 @@ class Service:
         *,
         protocol: str,
         size_bytes: int,
+        heavy: bool = False,
         timeout_s: float | None = None,
         trace_id: str | None = None,
         on_linger: Callable[[asyncio.Future[Any]], None] | None = None,
@@ -156,6 +158,7 @@ class Service:
             decode: Reads the request; runs on a thread if the request is large.
             protocol: Label for metrics until the request is decoded.
             size_bytes: Size of the request.
+            heavy: Whether few bytes can stand for many cells, so that it is read on a thread whatever its size.
             timeout_s: The caller's patience, in seconds.
             trace_id: Of the caller's trace.
             on_linger: Gets the future of an answer that takes long, to fail it with `CallerGoneError` should the caller go.
@@ -167,11 +170,11 @@ class Service:
             AnomvaeError: The request is wrong, too large, too late, or too much; see :func:`status_of`.
             CallerGoneError: The caller went away.
         """
-        ticket = _Ticket(self, model, protocol, trace_id)
+        ticket = _Ticket(self, model, Call(protocol, timeout_s, trace_id))
         try:
             self._admit()
-            decoded = decode() if size_bytes < LARGE_BYTES else await self._off_loop(decode)
-            job = ticket.admit(decoded, timeout_s)
+            decoded = await self._in_time([decode], ticket) if heavy or size_bytes >= LARGE_BYTES else decode()
+            job = ticket.admit(decoded)
             future = self.batcher.submit(job)
             if on_linger is not None:
                 job.on_linger = lambda: on_linger(future)
@@ -199,11 +202,11 @@ class Service:
         Returns:
             What fails with `CallerGoneError` should the caller go; None if the request is done already.
         """
-        ticket = _Ticket(self, model, call.protocol, call.trace_id)
+        ticket = _Ticket(self, model, call)
         try:
             self._admit()
             decoded = decode()
-            job = ticket.admit(decoded, call.timeout_s)
+            job = ticket.admit(decoded)
             promise = Promise(lambda answered, error: self._finish(ticket, decoded, answered, error, done))
             self.batcher.submit_soon(job, promise)
         except Exception as error:  # noqa: BLE001  handed over
@@ -214,12 +217,7 @@ class Service:
         return promise
 
     def _finish(
-        self,
-        ticket: _Ticket,
-        decoded: Decoded,
-        answered: Answered | None,
-        error: BaseException | None,
-        done: Done,
+        self, ticket: _Ticket, decoded: Decoded, answered: Answered | None, error: BaseException | None, done: Done
     ) -> None:
         reply = None
         try:
@@ -250,6 +248,18 @@ class Service:
     async def _off_loop(self, call: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._codecs, call)
 
+    async def _in_time(self, pending: list[Callable[[], Decoded]], ticket: _Ticket) -> Decoded:
+        """Reads a request on a thread; one that takes too long is left to itself there, and nobody waits for it."""
+        try:
+            async with asyncio.timeout(ticket.patience_s):
+                decoded: Decoded = await self._off_loop(lambda: pending.pop()())  # noqa: PLW0108  popped on the thread
+                return decoded
+        except TimeoutError:
+            self.metrics.expired(ticket.model.name)
+            raise DeadlineError(TOO_LATE) from None
+        finally:
+            pending.clear()  # the threads' queue keeps what was given up, and would keep its body
+
     async def _encode(self, decoded: Decoded, arrays: Arrays) -> Any:
         cells = sum(array.size for array in arrays.values())
         if cells * CELL_BYTES < LARGE_BYTES:
@@ -271,7 +281,6 @@ class _Ticket:
     __slots__ = (
         "_code",
         "_decoded_at",
-        "_patience",
         "_protocol",
         "_rows",
         "_service",
@@ -279,17 +288,19 @@ class _Ticket:
         "_taken",
         "_trace_id",
         "model",
+        "patience_s",
     )
 
-    def __init__(self, service: Service, model: ServedModel, protocol: str, trace_id: str | None) -> None:
-        self._service, self.model, self._protocol, self._trace_id = service, model, protocol, trace_id
+    def __init__(self, service: Service, model: ServedModel, call: Call) -> None:
+        self._service, self.model, self._protocol, self._trace_id = service, model, call.protocol, call.trace_id
         self._started = self._decoded_at = time.monotonic()
         self._rows = self._taken = 0
-        self._patience = 0.0
-        self._code = "OK" if protocol == "grpc" else "200"
+        longest = service.limits.timeout_s
+        self.patience_s = longest if call.timeout_s is None else min(longest, call.timeout_s)
+        self._code = "OK" if call.protocol == "grpc" else "200"
         service.requests += 1
 
-    def admit(self, decoded: Decoded, timeout_s: float | None) -> Job:
+    def admit(self, decoded: Decoded) -> Job:
         """Takes the permit for a request's rows; its job.
 
         Raises:
@@ -298,8 +309,8 @@ class _Ticket:
         """
         service, model = self._service, self.model
         self._protocol, self._rows = decoded.protocol, len(decoded.rows)
-        stated = (timeout_s, decoded.timeout_s, service.limits.timeout_s)
-        self._patience = min(patience for patience in stated if patience is not None)
+        if decoded.timeout_s is not None:
+            self.patience_s = min(self.patience_s, decoded.timeout_s)
         service.rows.take(self._rows)
         self._taken = self._rows
         self._decoded_at = time.monotonic()
@@ -309,7 +320,7 @@ class _Ticket:
             decoded.rows,
             decoded.outputs,
             decoded.alarm_rate,
-            self._started + self._patience,
+            self._started + self.patience_s,
             service.watch_of(model, own_rate=decoded.alarm_rate is None),
             max_rows=model.session.chunk_rows,
         )
@@ -331,7 +342,7 @@ class _Ticket:
             service.metrics.cancelled(name, "departed")
         elif isinstance(error, asyncio.CancelledError):
             service.metrics.cancelled(name, "cancelled")
-        elif isinstance(error, DeadlineError) and self._patience < service.limits.timeout_s:
+        elif isinstance(error, DeadlineError) and self.patience_s < service.limits.timeout_s:
             pass  # the caller's own deadline
         elif not isinstance(error, InputError | StoppingError):
             status = status_of(error)
@@ -349,7 +360,7 @@ class _Ticket:
         service = self._service
         if self._taken:
             service.rows.give(self._taken)
-            seconds = time.monotonic() - self._started
+        seconds = time.monotonic() - self._started
         service.requests -= 1
         service.metrics.request(self.model.name, self._protocol, self._code, self._rows, seconds, self._trace_id)
 

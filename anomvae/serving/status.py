@@ -17,6 +17,9 @@ from anomvae.errors import (
     UnknownModelError,
 )
 
+MAX_MESSAGE_CHARACTERS = 1000
+"""What gRPC sends beside an answer has a limit of its own, beyond which the caller learns nothing."""
+
 
 class Status(NamedTuple):
     """How an error is told.
@@ -24,7 +27,7 @@ class Status(NamedTuple):
     Attributes:
         http: HTTP status code.
         grpc: Name of the gRPC status.
-        message: One sentence, without data.
+        message: One sentence, without data, of bounded length.
     """
 
     http: int
@@ -54,7 +57,11 @@ def status_of(error: BaseException) -> Status:
     """
     for kind, http, grpc in _TABLE:
         if isinstance(error, kind):
-            return Status(http, grpc, str(error) or "the caller went away")
+            return Status(http, grpc, _cut(str(error)) or "the caller went away")
     if isinstance(error, AnomvaeError):
-        return Status(500, "INTERNAL", str(error))
+        return Status(500, "INTERNAL", _cut(str(error)))
     return Status(500, "INTERNAL", f"an error of the daemon itself ({type(error).__name__}); its log tells more")
+
+
+def _cut(sentence: str) -> str:
+    return sentence if len(sentence) <= MAX_MESSAGE_CHARACTERS else sentence[: MAX_MESSAGE_CHARACTERS - 3] + "..."

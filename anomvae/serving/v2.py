@@ -12,6 +12,7 @@ from anomvae.serving.datatypes import known_datatype, quoted, raw_of
 from anomvae.serving.exchange import BINARY, Decoded, Reply
 from anomvae.serving.v2_plan import plan_of
 from anomvae.serving.v2_tensors import Tensor, checked_shape, refuse_outputs_beyond_tensors, refuse_shared_memory
+from anomvae.serving.wishes import MAX_ROWS, refuse_large_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +26,7 @@ HEADER_LENGTH = "inference-header-content-length"
 _LONGEST_LENGTH = 19
 
 
-def decode_infer(model: ServedModel, body: bytes, headers: Mapping[str, str]) -> Decoded:
+def decode_infer(model: ServedModel, body: bytes, headers: Mapping[str, str], *, max_rows: int = MAX_ROWS) -> Decoded:
     """Decodes the body of `POST v2/models/{name}/infer`.
 
     Inputs are the graph's: `numeric` ``[n, d]``, any datatype of numbers, null or NaN where missing; `categorical`
@@ -41,9 +42,11 @@ def decode_infer(model: ServedModel, body: bytes, headers: Mapping[str, str]) ->
         model: The model that is to answer.
         body: Of the request.
         headers: Of the request, by lower-case name.
+        max_rows: Most rows.
 
     Raises:
-        InputError: The request cannot be read, does not fit the model, or asks for what it cannot give.
+        RequestTooLargeError: The request has too many rows, or too much JSON.
+        InputError: It cannot be read, does not fit the model, or asks for what it cannot give.
     """
     length = headers.get(HEADER_LENGTH)
     if length is None:
@@ -57,7 +60,7 @@ def decode_infer(model: ServedModel, body: bytes, headers: Mapping[str, str]) ->
     parameters = _mapping(request.get("parameters"), "the request")
     by_default = _flag(parameters, "binary_data_output", default=False) if parameters else False
     wanted, binary = _outputs(request.get("outputs"), by_default)
-    asked = plan.understand(tensors, wanted, parameters)
+    asked = plan.understand(tensors, wanted, parameters, max_rows=max_rows)
     request_id = request.get("id")
     if request_id is not None and type(request_id) is not str:
         raise RequestError("the request's 'id' is no text")
@@ -72,6 +75,7 @@ def decode_infer(model: ServedModel, body: bytes, headers: Mapping[str, str]) ->
 
 
 def _parsed(text: bytes | memoryview) -> dict[str, Any]:
+    refuse_large_json(len(text))
     try:
         request = orjson.loads(text)
     except orjson.JSONDecodeError as error:

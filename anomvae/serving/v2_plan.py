@@ -10,9 +10,10 @@ import numpy.typing as npt
 
 from anomvae.data.encoding import EncodedRows
 from anomvae.errors import CellError, RequestError, RowError, SettingError
-from anomvae.scoring.rates import require_supported
+from anomvae.scoring.rates import asked_rate
 from anomvae.serving.datatypes import quoted
 from anomvae.serving.v2_columns import rows_by_column
+from anomvae.serving.wishes import MAX_ROWS, refuse_too_many
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 ALARM_RATE = "alarm_rate"
 NUMERIC, CATEGORICAL = "numeric", "categorical"
 MICROSECONDS = 1e6
-LEAST_RATE = 1e-12
-"""Smaller alarm rates are refused before any arithmetic on them overflows."""
 
 
 class Asked(NamedTuple):
@@ -62,7 +61,12 @@ class InferPlan:
         self._columns = {column.name for column in manifest.columns} | {column.name for column in manifest.left_out}
 
     def understand(
-        self, tensors: Sequence[Tensor], outputs: Sequence[str], parameters: Mapping[str, Any] | None
+        self,
+        tensors: Sequence[Tensor],
+        outputs: Sequence[str],
+        parameters: Mapping[str, Any] | None,
+        *,
+        max_rows: int = MAX_ROWS,
     ) -> Asked:
         """What a request asks.
 
@@ -70,13 +74,16 @@ class InferPlan:
             tensors: Its inputs.
             outputs: Names of the outputs it wants; none: all.
             parameters: Its parameters.
+            max_rows: Most rows.
 
         Raises:
             RequestError: The request cannot be read.
+            RequestTooLargeError: It has too many rows; found out before they are read.
             RowError: Its rows do not fit the model.
             SettingError: A parameter has a value it cannot have.
             TooFewRowsError: The calibration rows do not support the alarm rate.
         """
+        refuse_too_many(max((tensor.shape[0] for tensor in tensors if tensor.shape), default=0), max_rows)
         by_name = {tensor.name: tensor for tensor in tensors}
         if len(by_name) != len(tensors):
             raise RequestError("an input is there twice; every input has a name of its own")
@@ -92,7 +99,7 @@ class InferPlan:
             if ALARM_RATE in by_name and ALARM_RATE not in self._columns:
                 rate = _rate_of(by_name.pop(ALARM_RATE), rate)
             rows = rows_by_column(self._manifest, by_name)
-        return Asked(rows, wanted, None if rate is None else self._supported(rate), timeout_s)
+        return Asked(rows, wanted, asked_rate(self._manifest, rate), timeout_s)
 
     def _wanted(self, names: Sequence[str]) -> tuple[str, ...]:
         if not names:
@@ -156,15 +163,6 @@ class InferPlan:
                 f"input {tensor.name!r} has shape {list(shape)}; model {self._name!r} takes [rows, {width}], its columns "
                 "in the manifest's order"
             )
-
-    def _supported(self, rate: float) -> float | None:
-        """The rate, None if it is the model's own."""
-        if rate == self._manifest.calibration.alarm_rate:
-            return None
-        if 0 < rate < LEAST_RATE:
-            raise SettingError(f"an alarm rate below {LEAST_RATE:g} takes more calibration rows than can be")
-        require_supported(self._manifest, rate)
-        return rate
 
 
 _PLANS: WeakKeyDictionary[ServedModel, InferPlan] = WeakKeyDictionary()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from anomvae.errors import RequestError, RequestTooLargeError, SettingError
-from anomvae.scoring.rates import require_supported
+from anomvae.scoring.rates import asked_rate
 from anomvae.scoring.reasons import REASON_OUTPUTS
 from anomvae.scoring.scorer import ANSWER_OUTPUTS, MAX_TOP
 from anomvae.serving.exchange import ARROW_STREAM, JSON
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 1_000_000
 """Most rows a request may hold, unless the daemon is told otherwise."""
+MAX_JSON_BYTES = 16 << 20
+"""Most bytes of JSON: no other request is answered while it is parsed, and few bytes can stand for many objects."""
 DEFAULT_TOP = 3
 """Reasons a row gets unless the caller asks for more."""
 OPTIONS = ("top", "alarm_rate")
@@ -83,10 +85,7 @@ def read_wishes(
         rate = float(rate)
         if math.isnan(rate):
             raise SettingError("alarm_rate must be a share above 0 and below 1")
-        if rate == model.manifest.calibration.alarm_rate:
-            rate = None  # the graph's own
-        require_supported(model.manifest, rate)
-    return Wishes(top, rate)
+    return Wishes(top, asked_rate(model.manifest, rate))
 
 
 def refuse_unknown(given: Collection[str], known: Collection[str], where: str) -> None:
@@ -110,6 +109,22 @@ def refuse_too_many(rows: int, max_rows: int) -> None:
     """
     if rows > max_rows:
         raise RequestTooLargeError(f"the request holds {rows:,} rows, more than the {max_rows:,} it may; send fewer")
+
+
+def refuse_large_json(size_bytes: int) -> None:
+    """Refuses JSON that would take too long to parse.
+
+    Args:
+        size_bytes: Of the JSON, without tensors that follow it as bytes.
+
+    Raises:
+        RequestTooLargeError: It is larger than :data:`MAX_JSON_BYTES`.
+    """
+    if size_bytes > MAX_JSON_BYTES:
+        raise RequestTooLargeError(
+            f"the body has {size_bytes:,} bytes of JSON, more than the {MAX_JSON_BYTES >> 20} MiB it may; "
+            "send Arrow or binary tensors, or cut it up"
+        )
 
 
 def answer_type(headers: Headers, own: str) -> str:

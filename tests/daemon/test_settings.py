@@ -125,3 +125,22 @@ def test_a_wrong_key_is_named_in_one_sentence(tmp_path: Path, text: str, said: s
     file.write_text(text)
     with pytest.raises(SettingError, match=said):
         load_settings({"models": ("bundle",)}, {}, file)
+
+
+def test_variables_that_kubernetes_sets_for_a_service_of_the_daemons_name_are_no_settings() -> None:
+    linked = {
+        "SERVICE_HOST": "10.0.0.1",
+        "SERVICE_PORT": "8080",
+        "SERVICE_PORT_HTTP": "8080",
+        "PORT": "tcp://10.0.0.1:8080",
+        "PORT_8080_TCP": "tcp://10.0.0.1:8080",
+        "PORT_8080_TCP_PROTO": "tcp",
+        "PORT_8080_TCP_PORT": "8080",
+        "PORT_8080_TCP_ADDR": "10.0.0.1",
+        "PRESS_SERVICE_HOST": "10.0.0.2",
+        "PRESS_PORT_53_UDP_ADDR": "10.0.0.2",
+        "GRPC_PORT": "udp://10.0.0.2:53",
+    }
+    environment = {f"ANOMVAE_SERVE_{name}": text for name, text in linked.items()}
+    assert load_settings({"models": ("bundle",)}, environment) == load_settings({"models": ("bundle",)}, {})
+    assert load_settings({"models": ("bundle",)}, environment | {"ANOMVAE_SERVE_PORT": "90"}).port == 90

@@ -12,7 +12,7 @@ import pytest
 
 from anomvae.bundle import Bundle
 from anomvae.daemon.watching import Watcher, named_references
-from anomvae.errors import BundleError, ModelReferenceError, SettingError, TrackingError
+from anomvae.errors import BundleError, ModelReferenceError, ScoringError, SettingError, TrackingError
 from anomvae.observability import Log, Metrics
 from anomvae.references import FoundModel
 from anomvae.serving.model import ServedModel
@@ -51,6 +51,7 @@ class Loader:
     def __init__(self) -> None:
         self.bad: set[str] = set()
         self.gone: set[str] = set()
+        self.unlucky: set[str] = set()
         self.loaded: list[str] = []
 
     def load(self, name: str, found: FoundModel) -> ServedModel:
@@ -58,6 +59,9 @@ class Loader:
         if found.version in self.gone:
             self.gone.remove(found.version)
             raise ModelReferenceError("the folder has changed since it was read")
+        if found.version in self.unlucky:
+            self.unlucky.remove(found.version)
+            raise ScoringError("it fails on probe rows (MemoryError)")
         if found.version in self.bad:
             raise BundleError("its graph does not answer as it should")
         session: Any = SimpleNamespace(input_specs=(), output_specs=(), chunk_rows=64)
@@ -176,6 +180,21 @@ def test_a_version_that_was_replaced_while_it_was_loaded_is_tried_again_at_the_n
         scene.finder.names, scene.finder.challenges = scene.version(2), scene.version(3)
         assert isinstance(await scene.look(), ModelReferenceError)
         assert (scene.serving(), scene.troubles()) == ("1", (0, 1))
+        for challenger in (None, "3"):
+            assert await scene.look() is None
+            assert (scene.serving(), scene.troubles(), scene.in_shadow()) == ("2", (0, 0), challenger)
+
+    asyncio.run(story())
+
+
+def test_a_version_that_could_not_be_run_for_a_moment_is_tried_again_at_the_next_look(scene: Scene) -> None:
+    async def story() -> None:
+        await scene.begin()
+        scene.loader.unlucky |= {"2", "3"}
+        scene.finder.names, scene.finder.challenges = scene.version(2), scene.version(3)
+        await scene.watcher.look_at_all()
+        assert (scene.serving(), scene.reloads("failed"), scene.reloads("refused")) == ("1", 1, 0)
+        assert '"event":"reload failed"' in scene.told.getvalue()
         for challenger in (None, "3"):
             assert await scene.look() is None
             assert (scene.serving(), scene.troubles(), scene.in_shadow()) == ("2", (0, 0), challenger)

@@ -6,6 +6,10 @@ import asyncio
 import io
 import json
 import logging
+import os
+import subprocess
+import sys
+import threading
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -214,6 +218,39 @@ def test_a_stream_that_is_closed_stops_nobody() -> None:
     written = Written()
     written.stream.close()
     written.log.error("failed")
+
+
+def test_a_stream_that_nobody_reads_holds_nobody_up_and_what_was_dropped_is_told() -> None:
+    reading, writing = os.pipe()
+    with open(reading, encoding="utf-8") as reader, open(writing, "w", encoding="utf-8") as stream:  # noqa: PTH123
+        log = Log(stream, max_lines=50)
+        for number in range(2000):  # far more than a pipe holds
+            log.write("info", f"event {number}", {"note": "x" * 1000})
+        log.flush()
+        lines: list[str] = []
+        drain = threading.Thread(target=lambda: lines.extend(reader))
+        drain.start()
+        while log._writer._lines:  # type: ignore[union-attr]
+            log._writer.flush()
+        log.info("the end")
+        log.flush()
+        stream.close()
+        drain.join(30)
+    told = [json.loads(line) for line in lines]
+    written = [int(each["event"].split()[1]) for each in told if "note" in each]
+    dropped = sum(each.get("dropped", 0) for each in told)
+    assert written == sorted(written)
+    assert dropped > 0
+    assert len(written) + dropped == 2000
+    assert [each["event"] for each in told[-2:]] == ["log lines dropped", "the end"]
+
+
+def test_the_last_words_of_a_process_are_written_and_a_reader_that_has_stopped_does_not_keep_it_from_ending() -> None:
+    code = "from anomvae.observability import Log\nlog = Log()\nfor i in range(%d): log.write('info', f'event {i}', {})"
+    ended = subprocess.run([sys.executable, "-c", code % 500], capture_output=True, text=True, timeout=60, check=True)
+    assert [json.loads(line)["event"] for line in ended.stderr.splitlines()] == [f"event {i}" for i in range(500)]
+    with subprocess.Popen([sys.executable, "-c", code % 9000], stderr=subprocess.PIPE) as unread:
+        assert unread.wait(60) == 0
 
 
 def test_standard_error_is_where_events_go_by_default(capsys: pytest.CaptureFixture[str]) -> None:

@@ -228,14 +228,23 @@ def test_what_rules_watch_starts_at_zero() -> None:
     for reason in SHED_REASONS:
         assert value(metrics, "anomvae_shed_requests_total", model="", reason=reason) == 0
     announce(metrics)
-    for protocol in HTTP_PROTOCOLS:
-        for code in HTTP_CODES:
-            assert value(metrics, "anomvae_requests_total", model="press", protocol=protocol, code=code) == 0
-    for code in GRPC_CODES:
-        assert value(metrics, "anomvae_requests_total", model="press", protocol="grpc", code=code) == 0
     alone = [each for each in INSTRUMENTS if each.type == "counter" and each.labels == ("model",)]
     assert {value(metrics, each.name, model="press") for each in alone} == {0}
     assert value(metrics, "anomvae_tokens_reloads_total", outcome="failed") == 0
+
+
+def test_the_failures_of_a_protocol_start_at_zero_with_its_first_request_and_no_others_are_there() -> None:
+    for protocol in (*HTTP_PROTOCOLS, "grpc"):
+        metrics = Metrics()
+        announce(metrics)
+        answered, *failures = GRPC_CODES if protocol == "grpc" else HTTP_CODES
+        metrics.request("press", protocol, answered, 2, 0.1)
+        for code in failures:
+            for name in ("anomvae_requests_total", "anomvae_rows_total"):
+                assert value(metrics, name, model="press", protocol=protocol, code=code) == 0
+        body = metrics.render("")[0].decode()
+        told = {line.partition('protocol="')[2].partition('"')[0] for line in body.splitlines() if "protocol=" in line}
+        assert told == {protocol}
 
 
 def test_reload_gauges_tell_the_last_outcome() -> None:

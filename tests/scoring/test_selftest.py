@@ -9,12 +9,15 @@ import pytest
 from onnx import TensorProto, helper
 
 from anomvae.bundle import Column
-from anomvae.errors import BundleError
+from anomvae.errors import BundleError, ScoringError
 from anomvae.scoring import GraphSession
-from anomvae.scoring.selftest import DEVICE_TOLERANCE, probe_rows, self_test
+from anomvae.scoring.selftest import DEVICE_TOLERANCE, probe_rows, self_test, settle_chunk
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from anomvae.bundle import Bundle, Manifest
+    from anomvae.data.encoding import EncodedRows
 
 NUMBERS = (Column("height", "numeric", "double", mean=3.0, std=2.0), Column("weight", "numeric", "double"))
 KINDS = (
@@ -113,6 +116,44 @@ def test_a_graph_that_fails_on_the_detectors_columns_is_refused(manifest: Manife
     wider = dataclasses.replace(manifest, columns=(*NUMBERS, Column("age", "numeric", "double")))
     with pytest.raises(BundleError, match="fails on probe rows"):
         self_test(graph(), wider)
+
+
+def failing(session: GraphSession, when: Callable[[int], bool]) -> GraphSession:
+    """A session that lacks memory for calls of some sizes."""
+    run = session.run
+
+    def run_or_fail(rows: EncodedRows, *arguments: Any) -> Any:
+        if when(len(rows)):
+            raise MemoryError
+        return run(rows, *arguments)
+
+    session.run = run_or_fail  # type: ignore[method-assign, assignment]
+    return session
+
+
+def test_a_run_that_fails_for_a_reason_that_may_pass_is_no_fault_of_the_bundle(manifest: Manifest) -> None:
+    for session, reference in (
+        (failing(graph(), lambda n: n == 64), None),
+        (failing(graph(), lambda n: n == 1), None),
+        (failing(graph(), lambda n: n == 17), graph()),
+        (graph(), failing(graph(), lambda n: n == 64)),
+    ):
+        with pytest.raises(ScoringError, match=r"fails on probe rows \(MemoryError\)"):
+            self_test(session, manifest, reference)
+
+
+def test_a_chunk_that_cannot_be_run_is_not_taken(manifest: Manifest) -> None:
+    session = failing(graph(), lambda n: n > 256)
+    settle_chunk(session, manifest)
+    assert session.chunk_rows <= 256
+    without_memory = failing(graph(), lambda _: True)
+    settle_chunk(without_memory, manifest)
+    assert without_memory.chunk_rows == 128
+
+
+def test_a_device_must_score_a_row_alike_in_any_company(manifest: Manifest) -> None:
+    with pytest.raises(BundleError, match="when others come with it"):
+        self_test(graph(scored_by="mates"), manifest, graph(scored_by="mates"))
 
 
 def test_a_device_may_differ_in_the_last_digits_and_no_more(manifest: Manifest) -> None:

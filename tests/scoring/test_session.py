@@ -111,3 +111,8 @@ def test_calls_stay_within_the_processors_cache(fitted: Bundle) -> None:
     sizes = [GraphSession(fitted.graph, width).chunk_rows for width in (0, 10, 1_000, 5_000, 10**9)]
     assert sizes == sorted(sizes, reverse=True)
     assert all(size >= 16 and size % 16 == 0 for size in sizes)
+
+
+def test_the_most_rows_a_call_can_be_lowered_but_on_the_processor_not_raised(fitted: Bundle) -> None:
+    sizes = [GraphSession(fitted.graph, largest_chunk=largest).chunk_rows for largest in (1, 100, 1024, 65_536)]
+    assert sizes == [16, 96, 1024, 1024]

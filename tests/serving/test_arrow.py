@@ -15,6 +15,7 @@ from anomvae.errors import ColumnMismatchError, InputError, RequestError, Reques
 from anomvae.scoring import Scorer
 from anomvae.scoring.reasons import natural_reasons
 from anomvae.serving.arrow import ArrowLimits, decode_score_arrow
+from anomvae.serving.arrow_messages import declared
 from anomvae.serving.exchange import JSON, Reply
 from anomvae.serving.model import ServedModel
 
@@ -213,3 +214,16 @@ def test_a_damaged_stream_is_answered_or_refused_and_breaks_nothing(model: Serve
         decoded.encode(arrays)
     except InputError as error:
         assert "steel" not in str(error)  # noqa: PT017  an answer is as good
+
+
+@pytest.mark.parametrize("compression", [None, "zstd", "lz4"])
+def test_rows_are_counted_before_anything_is_unfolded(
+    model: ServedModel, monkeypatch: pytest.MonkeyPatch, compression: str | None
+) -> None:
+    folded = with_column("material", rows().column("material").dictionary_encode())
+    body = stream(pa.concat_tables([folded] * 3), compression=compression)
+    assert declared(pa.py_buffer(body)).rows == 15
+    assert len(decode_score_arrow(model, body, {}, {}, limits=ArrowLimits(rows=15)).rows) == 15
+    monkeypatch.delattr("pyarrow.ipc.open_stream")
+    with pytest.raises(RequestTooLargeError, match="15 rows"):
+        decode_score_arrow(model, body, {}, {}, limits=ArrowLimits(rows=14))

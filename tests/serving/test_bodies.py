@@ -13,17 +13,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomvae.errors import DeadlineError, OverloadedError, RequestError, RequestTooLargeError
-from anomvae.serving.bodies import BodyLimits, read_body, unpacked
+from anomvae.errors import OverloadedError, RequestError, RequestTooLargeError, SlowRequestError
+from anomvae.serving.bodies import BodyLimits, Held, read_body
+from anomvae.serving.bodies import unpacked as unpack
 from anomvae.serving.permits import Permit
 from anomvae.serving.service import CallerGoneError
 
 LIMITS = BodyLimits(max_bytes=1000, timeout_s=0.05)
 
 
-def read(*parts: bytes | None, permit: Permit | None = None, ends: bool = True, **headers: str) -> bytes:
+def unpacked(body: bytes, how: str, max_bytes: int) -> bytes:
+    return asyncio.run(unpack(body, how, max_bytes, Held(Permit(10_000, "bytes"))))
+
+
+def read(
+    *parts: bytes | None, permit: Permit | None = None, ends: bool = True, limits: BodyLimits = LIMITS, **headers: str
+) -> bytes:
     """Reads a body that comes in parts; None: the caller goes; without an end, nothing more ever comes."""
-    permit = permit or Permit(2000, "bytes")
+    permit = permit or Permit(5000, "bytes")
+    held = Held(permit)
     before = permit.used
     messages: list[dict[str, Any]] = [
         {"type": "http.disconnect"}
@@ -39,8 +47,9 @@ def read(*parts: bytes | None, permit: Permit | None = None, ends: bool = True, 
 
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     try:
-        return asyncio.run(read_body(receive, named, LIMITS, permit))
+        return asyncio.run(read_body(receive, named, limits, held))
     finally:
+        held.release()
         assert permit.used == before  # whatever happened, it is given back
 
 
@@ -72,12 +81,13 @@ def test_what_does_not_fit_beside_others_is_refused_for_now() -> None:
     with pytest.raises(OverloadedError):
         read(b"x" * 100, b"x" * 150, permit=permit)
     assert read(b"x" * 100, b"x" * 50, permit=permit) == b"x" * 150
-    assert read(b"x" * 900, permit=permit) == b"x" * 900  # all there: nothing is held while it arrives
+    with pytest.raises(OverloadedError):
+        read(b"x" * 900, permit=permit)
 
 
 @pytest.mark.parametrize("parts", [[], [b""], [b"x"], [b"x", b"y"]])
 def test_what_does_not_come_in_time_is_not_waited_for(parts: list[bytes]) -> None:
-    with pytest.raises(DeadlineError, match=r"within 0\.05 seconds"):
+    with pytest.raises(SlowRequestError, match=r"within 0\.05 seconds"):
         read(*parts, ends=False)
 
 
@@ -109,6 +119,28 @@ def test_packings_that_are_not_known_are_told(how: str) -> None:
 def test_whatever_is_packed_wrongly_is_the_callers_fault(body: bytes, how: str) -> None:
     with contextlib.suppress(RequestError):
         assert len(unpacked(body, how, 1000)) <= 1000
+
+
+def test_a_file_of_several_members_is_read_whole_and_no_more_than_that() -> None:
+    first, second = gzip.compress(b"first,"), gzip.compress(b"second")
+    assert read(first + second, content_encoding="gzip") == b"first,second"
+    with pytest.raises(RequestError):
+        read(first + b"rubbish", content_encoding="gzip")
+    with pytest.raises(RequestError, match="members"):
+        read(gzip.compress(b"") * 110, content_encoding="gzip", limits=BodyLimits(max_bytes=4000))
+    with pytest.raises(RequestError, match="more follows"):
+        read(zlib.compress(b"x") + b"more", content_encoding="deflate")
+
+
+def test_what_is_unpacked_is_held_of_the_permit() -> None:
+    with pytest.raises(OverloadedError):
+        read(gzip.compress(b"x" * 900), permit=_held_elsewhere(), content_encoding="gzip")
+
+
+def _held_elsewhere() -> Permit:
+    permit = Permit(2000, "bytes")
+    permit.take(1500)
+    return permit
 
 
 def test_half_of_a_packed_body_is_told() -> None:

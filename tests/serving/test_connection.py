@@ -67,7 +67,7 @@ def test_methods_that_are_none_harm_nobody(wire: Any, method: str) -> None:
 )
 def test_headers_that_contradict_themselves_are_refused(wire: Any, headers: list[str]) -> None:
     one = wire().send("\r\n".join([f"POST {SCORE} HTTP/1.1", "Host: x", *headers]).encode() + b"\r\n\r\nhello")
-    assert one.answer()[0] in (400, 413, 504)
+    assert one.answer()[0] in (400, 408, 413)
     assert one.closed()
 
 
@@ -102,20 +102,20 @@ def test_a_caller_who_asks_first_is_told_to_go_on(wire: Any) -> None:
 
 
 def test_one_connection_too_many_is_told_so_and_counted(wire: Any) -> None:
-    first = wire()
     refused = []
     kept = []
     for _ in range(60):
-        one = wire().send(get("/ping"))
+        one = wire().send(post(SCORE))
         status, headers, _ = one.answer()
         if status == 503:
             refused.append(headers["retry-after"])
             one.close()
         else:
             kept.append(one)
-    assert len(kept) < 40
+    assert len(kept) <= 40
     assert len(refused) >= 20
-    told = first.send(get("/metrics")).answer()[2].decode()
+    assert wire().send(get("/ping")).answer()[0] == 200  # in a crowd, too, one can see that it lives
+    told = wire().send(get("/metrics")).answer()[2].decode()
     (line,) = [
         line
         for line in told.splitlines()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
 ROWS = np.array([[60.0, 2.5e5, 1.25], [61.5, np.nan, 0.5]], np.float32)
 CODES = np.array([[0, 2], [1, 3]], np.int64)
-MAX_MESSAGE_BYTES = 64 * 1024
+MAX_MESSAGE_BYTES = 256 * 1024
+MAX_CALLS = 25
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 TOKEN = {"authorization": "Bearer sesame"}
 
@@ -46,6 +48,9 @@ class InlineService:
         self.locked = False
         self.fails: Exception | None = None
         self.hangs = False
+        self.hanging = 0
+        self.shed: list[tuple[str, str]] = []
+        self.metrics = SimpleNamespace(shed=lambda *told: self.shed.append(told))
         self.cancelled = threading.Event()
         self.loaded: list[str] = []
         self.turned_away: list[tuple[str, str, str]] = []
@@ -54,6 +59,7 @@ class InlineService:
     async def answer(self, model: ServedModel, decode: Callable[[], Decoded], **told: Any) -> Any:
         self.seen = told
         if self.hangs:
+            self.hanging += 1
             try:
                 await asyncio.sleep(60)
             except asyncio.CancelledError:
@@ -91,7 +97,10 @@ class Daemon:
         return f"127.0.0.1:{self.port}"
 
     async def _start(self) -> tuple[grpc.aio.Server, int]:
-        server = make_grpc_server(self.service, max_message_bytes=MAX_MESSAGE_BYTES)  # type: ignore[arg-type]
+        service: Any = self.service
+        server = make_grpc_server(
+            service, max_message_bytes=MAX_MESSAGE_BYTES, max_calls=MAX_CALLS, message_timeout_s=0.5
+        )
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         return server, port
@@ -314,3 +323,73 @@ def test_a_caller_that_goes_away_cancels_its_own_answer(daemon: Daemon, client: 
     assert daemon.service.cancelled.wait(10)
     daemon.service.hangs = False
     assert client.infer("press", graph_inputs()).as_numpy("score").shape == (2,)
+
+
+def silent_calls(daemon: Daemon, n: int, method: str = "ModelInfer") -> Callable[[], Coroutine[Any, Any, list[Any]]]:
+    """Opens n calls that never send their message; a function that tells how they ended, None for those that go on."""
+
+    async def begin() -> tuple[grpc.aio.Channel, list[Any]]:
+        channel = grpc.aio.insecure_channel(daemon.address, options=[("grpc.use_local_subchannel_pool", 1)])
+        calls = [channel.stream_unary(f"/{INFERENCE}/{method}")() for _ in range(n)]
+        for one in calls:
+            await one.wait_for_connection()
+        return channel, calls
+
+    channel, calls = daemon.run(begin())
+
+    async def end() -> list[Any]:
+        codes = await asyncio.gather(*(one.code() for one in calls))
+        await channel.close()
+        return codes
+
+    return end
+
+
+def test_a_call_without_a_token_is_refused_before_its_message_comes(daemon: Daemon) -> None:
+    daemon.service.locked = True
+    assert daemon.run(silent_calls(daemon, 3)()) == [grpc.StatusCode.UNAUTHENTICATED] * 3
+
+
+def test_a_probe_is_answered_before_its_message_comes(daemon: Daemon) -> None:
+    assert daemon.run(silent_calls(daemon, 3, "ServerLive")()) == [grpc.StatusCode.OK] * 3
+
+
+def test_a_message_that_does_not_come_ends_its_call(daemon: Daemon) -> None:
+    assert daemon.run(silent_calls(daemon, 2)()) == [grpc.StatusCode.DEADLINE_EXCEEDED] * 2
+    assert ("", "grpc", "SlowRequestError") in daemon.service.turned_away
+
+
+def test_more_calls_than_may_be_are_shed_while_probes_are_answered(
+    daemon: Daemon, client: triton.InferenceServerClient
+) -> None:
+    daemon.service.hangs = True
+
+    async def fill() -> list[Any]:
+        async with grpc.aio.insecure_channel(daemon.address) as channel:
+            ask = channel.unary_unary(f"/{INFERENCE}/ModelInfer")
+            asked = message_class("ModelInferRequest")(model_name="press").SerializeToString()
+            calls = [ask(asked) for _ in range(MAX_CALLS)]
+            async with asyncio.timeout(30):
+                while daemon.service.hanging < MAX_CALLS:  # noqa: ASYNC110  another thread's count
+                    await asyncio.sleep(0.01)
+            more = [ask(asked), ask(asked)]
+            codes = [await one.code() for one in more]
+            live = await channel.unary_unary(f"/{INFERENCE}/ServerLive")(b"")
+            assert message_class("ServerLiveResponse").FromString(live).live
+            for one in calls:
+                one.cancel()
+            return codes
+
+    assert asyncio.run(fill()) == [grpc.StatusCode.RESOURCE_EXHAUSTED] * 2
+    assert daemon.service.shed == [("", "connections")] * 2
+    daemon.service.hangs = False
+    assert daemon.service.cancelled.wait(10)
+    assert client.infer("press", graph_inputs()).as_numpy("score").shape == (2,)
+
+
+def test_a_large_message_is_read_off_the_event_loop_and_answered_alike(
+    client: triton.InferenceServerClient, model: ServedModel
+) -> None:
+    many = EncodedRows(np.repeat(ROWS, 2500, axis=0), np.repeat(CODES, 2500, axis=0))
+    found = client.infer("press", [tensor("numeric", many.numeric), tensor("categorical", many.categorical)])
+    assert np.array_equal(found.as_numpy("score"), model.session.run_in_chunks(many, ("score",))["score"])

@@ -17,6 +17,7 @@ from anomvae.scoring import Scorer
 from anomvae.serving.invocations import decode_invocations
 from anomvae.serving.model import ServedModel
 from anomvae.serving.records import decode_score
+from anomvae.serving.wishes import MAX_JSON_BYTES
 from anomvae.tracking.pyfunc import FrameScorer
 
 if TYPE_CHECKING:
@@ -217,3 +218,48 @@ def test_any_csv_is_answered_or_refused(model: ServedModel, text: str, with_head
     body = (",".join(COLUMNS) + "\n" if with_header else "").encode() + text.encode()
     with contextlib.suppress(InputError):
         decode_invocations(model, body, CSV)
+
+
+LONE = st.sampled_from(['"\\ud800"', '"a\\udfffb"', str(2**64), str(-(2**63) - 1), "1" * 5000, "[" * 300 + "]" * 300])
+PLAIN = st.sampled_from(["NaN", "Infinity", "-Infinity", "null", "1", "true", '"steel"', '"sEcReT-77"'])
+
+
+@given(st.lists(st.fixed_dictionaries(dict.fromkeys([*COLUMNS, "part"], PLAIN | LONE)), min_size=1, max_size=3))
+@settings(deadline=None, max_examples=200)
+def test_what_no_answer_could_say_is_refused_beside_nan_too(model: ServedModel, rows: list[dict[str, str]]) -> None:
+    records = ("{" + ", ".join(f'"{name}": {cell}' for name, cell in row.items()) + "}" for row in rows)
+    body = f'{{"dataframe_records": [{", ".join([*records, NAN_ROW])}]}}'.encode()
+    try:
+        told = ask(model, body)
+    except InputError as refused:
+        assert CELL not in str(refused)  # noqa: PT017  either way is right
+        assert "\n" not in str(refused)  # noqa: PT017
+    else:
+        assert len(told) == len(rows) + 1
+
+
+NAN_ROW = '{"temperature": NaN, "pressure": 1, "vibration": 1, "cooling": true, "material": "steel"}'
+
+
+@pytest.mark.parametrize("cell", ['"\\ud800"', "123456789012345678901234567890"])
+@pytest.mark.parametrize("column", ["part", "material", "cooling", "mat\\ud800erial"])
+def test_broken_text_and_whole_numbers_beyond_64_bits_are_refused_beside_nan(
+    model: ServedModel, column: str, cell: str
+) -> None:
+    body = f'{{"dataframe_records": [{NAN_ROW}, {{"{column}": {cell}}}]}}'.encode()
+    with pytest.raises(RequestError, match="64 bits") as refused:
+        ask(model, body)
+    assert "1234" not in str(refused.value)
+
+
+@pytest.mark.parametrize("word", [b"", b"NaN"])
+def test_json_that_takes_too_long_to_parse_is_refused_before_it_is(model: ServedModel, word: bytes) -> None:
+    body = b'{"instances": [' + word + b" " * MAX_JSON_BYTES
+    with pytest.raises(RequestTooLargeError, match="Arrow or binary tensors"):
+        decode_invocations(model, body, {})
+    with pytest.raises(RequestTooLargeError, match="Arrow or binary tensors"):
+        decode_score(model, body, {}, {})
+    table = (",".join(COLUMNS) + "\n").encode() + b" " * MAX_JSON_BYTES
+    with pytest.raises(InputError) as refused:  # CSV is no JSON
+        decode_invocations(model, table, CSV)
+    assert not isinstance(refused.value, RequestTooLargeError)

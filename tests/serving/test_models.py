@@ -54,3 +54,9 @@ def test_a_challenger_is_never_served() -> None:
     table.put_challenger("press", None)
     table.put_challenger("press", None)
     assert table.challenger("press") is None
+
+
+def test_a_refusal_lists_few_of_many_names() -> None:
+    table = ModelTable([f"m{number}" for number in range(20)])
+    with pytest.raises(UnknownModelError, match=r"m6, m7 and 12 more$"):
+        table.get("other")

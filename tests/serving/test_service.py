@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import json
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -304,5 +307,87 @@ def test_a_model_is_looked_at_anew_by_its_name_the_default_one_without(play: Any
         assert looked == ["press", "press"]
         with pytest.raises(UnknownModelError):
             await scene.service.load("nobody")
+
+    play(story)
+
+
+def test_a_heavy_request_is_read_on_a_thread_whatever_its_size(play: Any) -> None:
+    async def story(scene: Scene) -> None:
+        answer = await scene.service.answer(
+            scene.model, scene.decoder(2), protocol="v1-json", size_bytes=10, heavy=True
+        )
+        assert answer == [0, 1]
+        assert scene.threads[0].startswith("codec")
+
+    play(story)
+
+
+@pytest.mark.parametrize("stated", ["caller", "service"])
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_deadline_ends_reading_too(play: Any, stated: str, waits: bool) -> None:
+    patience = 0.05
+
+    async def story(scene: Scene) -> None:
+        go = threading.Event()
+        read = scene.decoder(1)
+
+        def slow() -> Decoded:
+            assert go.wait(20)
+            return read()
+
+        async def ask(timeout_s: float) -> Any:
+            return await scene.service.answer(
+                scene.model, slow, protocol="v1-json", size_bytes=LARGE, timeout_s=timeout_s
+            )
+
+        try:
+            first = asyncio.create_task(ask(10.0)) if waits else None  # its reading keeps the only thread
+            await asyncio.sleep(0)
+            with pytest.raises(DeadlineError):
+                await ask(patience if stated == "caller" else 10.0)
+            if first is not None:
+                with contextlib.suppress(DeadlineError):
+                    if stated == "caller":
+                        go.set()
+                    await first
+        finally:
+            go.set()
+        late = 2 if waits and stated == "service" else 1
+        assert scene.requests("504") == scene.value("anomvae_expired_requests_total", model="press") == late
+        assert await scene.ask(1, size_bytes=LARGE) == [0]
+
+    play(story, timeout_s=patience if stated == "service" else 10.0)
+
+
+def test_a_request_that_was_given_up_before_it_was_read_holds_no_memory(play: Any) -> None:
+    class Body:
+        pass
+
+    async def story(scene: Scene) -> None:
+        go, read = threading.Event(), scene.decoder(1)
+
+        async def ask(until: threading.Event, timeout_s: float, body: Body) -> Any:
+            def decode() -> Decoded:
+                assert isinstance(body, Body)
+                assert until.wait(20)
+                return read()
+
+            return await scene.service.answer(
+                scene.model, decode, protocol="v1-json", size_bytes=LARGE, timeout_s=timeout_s
+            )
+
+        first = asyncio.create_task(ask(go, 10.0, Body()))  # its reading keeps the only thread
+        await asyncio.sleep(0)
+        try:
+            body = Body()
+            seen = weakref.ref(body)
+            with contextlib.suppress(DeadlineError):
+                await ask(go, 0.01, body)
+            del body
+            gc.collect()
+            assert seen() is None
+        finally:
+            go.set()
+        assert await first == [0]
 
     play(story)

@@ -48,3 +48,8 @@ def test_what_was_not_foreseen_tells_its_type_alone() -> None:
     assert (status.http, status.grpc) == (500, "INTERNAL")
     assert "KeyError" in status.message
     assert "cell" not in status.message
+
+
+def test_a_message_is_of_bounded_length() -> None:
+    for error in (errors.RequestError("x" * 100_000), errors.ScoringError("x" * 100_000)):
+        assert len(status_of(error).message) == 1000

@@ -17,6 +17,7 @@ from anomvae.errors import (
     ColumnMismatchError,
     InputError,
     RequestError,
+    RequestTooLargeError,
     RowError,
     SettingError,
     TooFewRowsError,
@@ -25,6 +26,7 @@ from anomvae.scoring import GraphSession
 from anomvae.serving.metadata import model_config, model_metadata, repository_index, server_metadata
 from anomvae.serving.model import ServedModel
 from anomvae.serving.v2 import HEADER_LENGTH, decode_infer
+from anomvae.serving.wishes import MAX_JSON_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -368,3 +370,29 @@ def test_the_configuration_marks_the_alarm_rate_as_optional(model: ServedModel) 
 
 def test_the_repository_index_lists_the_versions_in_service(model: ServedModel) -> None:
     assert repository_index([model]) == [{"name": "press", "version": "7", "state": "READY", "reason": ""}]
+
+
+@pytest.mark.parametrize("by_column", [False, True])
+def test_more_rows_than_allowed_are_refused_before_their_cells_are_read(model: ServedModel, by_column: bool) -> None:
+    asked = columns() if by_column else request()
+    rows = asked["inputs"][0]["shape"][0]
+    body = orjson.dumps(asked)
+    assert len(decode_infer(model, body, {}, max_rows=rows).rows) == rows
+    for one in asked["inputs"]:
+        one["data"] = ["no cell that could be read"]
+    for wrong in (body, orjson.dumps(asked)):
+        with pytest.raises(RequestTooLargeError, match="rows"):
+            decode_infer(model, wrong, {}, max_rows=rows - 1)
+
+
+def test_tensors_may_be_larger_than_json(model: ServedModel) -> None:
+    rows = MAX_JSON_BYTES // 12 + 1
+    inputs = [
+        {"name": "numeric", "shape": [rows, 3], "datatype": "FP32", "parameters": {"binary_data_size": rows * 12}},
+        {"name": "categorical", "shape": [rows, 2], "datatype": "INT8", "parameters": {"binary_data_size": rows * 2}},
+    ]
+    head = orjson.dumps({"inputs": inputs})
+    found = decode_infer(model, head + bytes(rows * 14), {HEADER_LENGTH: str(len(head))}, max_rows=rows)
+    assert len(found.rows) == rows
+    with pytest.raises(RequestTooLargeError, match="MiB"):
+        decode_infer(model, head + b" " * MAX_JSON_BYTES, {})
