@@ -204,12 +204,20 @@ class _LimitedConnection(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
-        self._count(len(url))
+        self._header_bytes += len(url)
+        if self._header_bytes > self.limits.max_header_bytes:
+            self._refuse(431, self._headers_too_large(), b"")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, or a trailer: both count."""
-        self._count(len(name) + len(value) + 4)
-        super().on_header(name, value)
+        self._silent_bytes = 0
+        self._header_bytes += len(name) + len(value) + 4
+        if self._header_bytes > self.limits.max_header_bytes or len(self.headers) >= MOST_HEADERS:
+            self._refuse(431, self._headers_too_large(), b"")
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))  # all that uvicorn's own does; a call less for each of many
 
     def on_body(self, body: bytes) -> None:
         self._silent_bytes = 0
@@ -254,12 +262,6 @@ class _LimitedConnection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  the text is uvicorn's
         self._end(*(self._refusal or (400, "the request is not HTTP", b"")))
-
-    def _count(self, n_bytes: int) -> None:
-        self._silent_bytes = 0
-        self._header_bytes += n_bytes
-        if self._header_bytes > self.limits.max_header_bytes or len(self.headers) >= MOST_HEADERS:
-            self._refuse(431, self._headers_too_large(), b"")
 
     def _refuse(self, status: int, message: str, headers: bytes) -> NoReturn:
         """Stops the parser; uvicorn then calls `send_400_response`."""

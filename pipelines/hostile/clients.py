@@ -298,7 +298,7 @@ def _never_end(caller: Caller) -> None:
         connection.sendall(caller.head(SCORE, 1000) + b"[")
         reply = http.client.HTTPResponse(connection)
         reply.begin()
-        caller.tally.counted(caller.kind, reply.status, (504,))
+        caller.tally.counted(caller.kind, reply.status, (408,))
 
 
 def _stammer(caller: Caller) -> None:
