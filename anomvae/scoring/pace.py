@@ -8,7 +8,10 @@ from weakref import WeakKeyDictionary
 if TYPE_CHECKING:
     from anomvae.scoring.jobs import Runner
 
-_WEIGHT = 0.1
+_WEIGHT = 0.05
+_DISTURBED = 0.4
+"""A call beside others takes up to so much longer, as a share: it may have waited for the interpreter."""
+_FORGETTING = 0.99
 _MOST_CLASSES = 256
 
 
@@ -35,8 +38,7 @@ class Pace:
             outputs: It computed.
             n_rows: It had.
             run_s: It took, in seconds.
-            alone: Whether nothing else ran meanwhile. A call beside others may have waited: it counts only where it was
-                the quicker.
+            alone: Whether nothing else ran meanwhile. A call beside others may have waited: it counts less.
         """
         classes = self._seen.setdefault(runner, {})
         key = (outputs, _size_class(n_rows))
@@ -45,8 +47,10 @@ class Pace:
             if len(classes) >= _MOST_CLASSES:  # callers choose outputs, and there are many choices
                 classes.clear()
             classes[key] = run_s
-        elif alone or run_s < before:
-            classes[key] = before + _WEIGHT * (run_s - before)
+        elif alone:  # what disturbs a call makes it longer, never shorter
+            classes[key] = run_s if run_s < before else before + _WEIGHT * (run_s - before)
+        else:  # forget slowly what may have been a disturbance, so that the call is tried alone again
+            classes[key] = min(before, max(_DISTURBED * run_s, min(run_s, before * _FORGETTING)))
 
     def expected_s(self, runner: Runner, outputs: tuple[str, ...], n_rows: int) -> float | None:
         """Seconds such a call takes, if one of its class was made."""
