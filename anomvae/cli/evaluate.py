@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from anomvae.cli.console import out, table
+from anomvae.cli.baselines import put_beside, show_beside
+from anomvae.cli.console import out, table, warn
 from anomvae.cli.options import AlarmRate, Data, Model, TrackingUri
-from anomvae.errors import MissingExtraError
+from anomvae.errors import MissingExtraError, SettingError
 
 if TYPE_CHECKING:
     from anomvae.evaluation import Evaluation
@@ -20,6 +21,22 @@ def evaluate(
     model: Model,
     label: Annotated[str, typer.Option("--label", help="Column that marks anomalies.", show_default=False)],
     alarm_rate: AlarmRate = None,
+    baselines: Annotated[
+        bool,
+        typer.Option(
+            "--baselines", help="Compare with simpler detectors: 1-NN, PCA, isolation forest, Gaussian mixture."
+        ),
+    ] = False,
+    normal: Annotated[
+        str | None,
+        typer.Option(
+            "--normal",
+            help="Rows that simpler detectors learn from: normal ones, or labelled ones of which the normal are taken; "
+            "default: the data the model was fitted on, if still there.",
+            metavar="DATA",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the measures as JSON.")] = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
@@ -30,12 +47,16 @@ def evaluate(
         from anomvae import evaluation
     except ImportError as error:
         raise MissingExtraError("`anomvae evaluate`", "train") from error
+    from anomvae.data.comparison import LabelledRows
+    from anomvae.data.encoding import encode
     from anomvae.data.labels import read_labels
     from anomvae.data.reading import open_rows
     from anomvae.detector import find_bundle
     from anomvae.scoring import Scorer
     from anomvae.scoring.needs import arrow_types
 
+    if normal is not None and not baselines:
+        raise SettingError("--normal names rows that simpler detectors learn from; give --baselines too")
     scorer = Scorer(find_bundle(model, tracking_uri=tracking_uri))
     scorer.check_alarm_rate(alarm_rate)
     rows = open_rows(data, types=arrow_types(scorer.manifest)).table()
@@ -43,12 +64,23 @@ def evaluate(
     labels = read_labels(rows, label)
     labelled = ~labels.unknown
     answers = scorer.score(rows.select(scorer.needed_columns(rows.schema.names)), top=0, alarm_rate=alarm_rate)
-    score, distance, alarm = (answers[name].to_numpy()[labelled] for name in ("score", "reconstruction_error", "alarm"))
-    found = evaluation.evaluate(score, distance, alarm.astype(bool), labels.anomalous[labelled], rate)
+    scores = {name: answers[name].to_numpy() for name in ("score", "reconstruction_error")}
+    score, distance = (values[labelled] for values in scores.values())
+    alarm = answers["alarm"].to_numpy().astype(bool)[labelled]
+    found = evaluation.evaluate(score, distance, alarm, labels.anomalous[labelled], rate)
+    beside = None
+    if baselines:
+        evaluated = LabelledRows(data, encode(rows, scorer.manifest.columns), label, labels)
+        beside = put_beside(evaluated, scores, scorer.manifest, normal)
+        for warning in beside.chosen.warnings:
+            warn(warning)
     if as_json:
-        typer.echo(json.dumps(found.as_metrics(), indent=2))
+        more = {} if beside is None else {"baselines": beside.as_json()}
+        typer.echo(json.dumps(found.as_metrics() | more, indent=2))
         return
     _show(found, rate)
+    if beside is not None:
+        show_beside(beside, scorer.manifest.name)
 
 
 def _show(found: Evaluation, rate: float) -> None:
