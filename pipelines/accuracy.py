@@ -1,4 +1,4 @@
-"""Measures ranking, false alarms and seconds on real tables, into docs/accuracy.md.
+"""Measures ranking, false alarms and seconds on real tables, into a section of docs/accuracy.md.
 
 Run by `make accuracy`. The breast cancer table comes with scikit-learn; the others are looked for in a folder (`--data`) and
 left out, with a word, where they are absent.
@@ -25,11 +25,13 @@ from anomvae.evaluation import Evaluation, evaluate
 from anomvae.fitting import FitSettings, fit_bundle
 from anomvae.scoring import Scorer
 from anomvae.training.settings import TrainingSettings
+from pipelines.sections import write_section
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PAGE = Path(__file__).parent.parent / "docs" / "accuracy.md"
+SECTION = "accuracy"
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 SEEDS = (0, 1, 2)
 
@@ -105,9 +107,9 @@ def measure(table: Table, seed: int) -> tuple[Evaluation, float, float]:
     return found, fitted - started, scored - fitted
 
 
-def page(rows: list[str]) -> str:
-    """The page, as Markdown."""
-    return f"""# Accuracy
+def section(rows: list[str]) -> str:
+    """The page's section, as Markdown."""
+    return f"""## False alarms and recall
 
 Written by `make accuracy` on {platform.machine()}, {os.cpu_count()} cores: the default model on real tables, trained on normal rows alone,
 mean over the seeds {", ".join(map(str, SEEDS))}. False alarms: share of unseen normal rows that alarm, with the 95 % interval of the last seed.
@@ -140,7 +142,7 @@ def main() -> None:
             f"| {mean('recall'):.1%} | {np.mean([run[1] for run in found]):.1f} | {np.mean([run[2] for run in found]):.2f} |"
         )
         print(rows[-1], flush=True)
-    PAGE.write_text(page(rows))
+    write_section(PAGE, SECTION, section(rows), title="Accuracy")
     print(f"wrote {PAGE}")
 
 

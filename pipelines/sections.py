@@ -28,9 +28,20 @@ def with_section(page: str, name: str, text: str) -> str:
     return page.replace(old, section) if old else f"{page.rstrip()}\n\n{section}\n"
 
 
-def write_section(path: Path, name: str, text: str) -> None:
-    """Replaces a section of a page on disk; the rest of the page stays as it is."""
-    path.write_text(with_section(path.read_text(), name, text))
+def write_section(path: Path, name: str, text: str, title: str = "") -> None:
+    """Replaces a section of a page on disk; the rest of the page stays as it is.
+
+    Args:
+        path: The page.
+        name: Of the section.
+        text: What it shall hold.
+        title: Heading of the page, where there is no such page yet.
+
+    Raises:
+        FileNotFoundError: There is no such page, and no title to begin it with.
+    """
+    page = f"# {title}\n" if title and not path.exists() else path.read_text()
+    path.write_text(with_section(page, name, text))
 
 
 def _markers(name: str) -> tuple[str, str]:

@@ -1,0 +1,1 @@
+"""Parts of the accuracy benchmark: the split of each table, the peers, our own detector, the runs, the page."""
