@@ -24,7 +24,7 @@ try:
     from sklearn.utils import check_random_state
     from sklearn.utils.validation import check_is_fitted, validate_data
 
-    from anomvae.fitting.fit import SCORING_CHUNK, fit_model
+    from anomvae.fitting.model import SCORING_CHUNK, FittedModel, fit_model
     from anomvae.fitting.preparation import PreparedData
     from anomvae.fitting.settings import FitSettings
     from anomvae.training.loop import choose_device
@@ -104,9 +104,9 @@ class VAEDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-
         layers: Sequence[int] = (64, 64),
         latent: int | None = None,
         beta: float | None = None,
-        max_steps: int = 3000,
+        max_steps: int | None = None,
         batch_rows: int | None = None,
-        learning_rate: float = 3e-3,
+        learning_rate: float | None = None,
         keep_constant: bool = True,
         device: Device = "auto",
         random_state: int | np.random.RandomState | None = None,
@@ -141,10 +141,12 @@ class VAEDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-
         rows = self._rows(X, reset=True)
         split = _split(len(rows), settings)
         scored = _columns_to_score(rows, keep_constant=self.keep_constant)
-        model, _ = fit_model(_prepared(rows[:, scored], split), settings, choose_device(settings.training.device))
+        fitted = fit_model(_prepared(rows[:, scored], split), settings, choose_device(settings.training.device))
         self._scored = scored
-        self._scorer = RowScorer(model).double().eval()  # float64: a row's score then owes nothing to its batch
-        self.calibration_scores_: FloatArray = np.sort(self._nats(rows[split.calibration]))
+        self._scorer = RowScorer(fitted.model).double().eval()  # float64: a row's score then owes nothing to its batch
+        if fitted.model.novelty is not None:
+            fitted.model.novelty.float()  # seen values are float32 and compared exactly
+        self.calibration_scores_: FloatArray = np.sort(self._nats(rows[split.calibration], fitted, split.calibration))
         self.supported_alarm_rate_ = max(float(self.alarm_rate), 1.0 / (len(split.calibration) + 1))
         limit = threshold(self.calibration_scores_, self.supported_alarm_rate_)
         self.offset_ = -(limit + TIE * max(1.0, abs(limit)))
@@ -216,14 +218,26 @@ class VAEDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-
         with np.errstate(over="ignore"):
             return np.asarray(checked).astype(np.float32)
 
-    def _nats(self, rows: npt.NDArray[np.float32]) -> FloatArray:
-        """Scores, higher is stranger."""
+    def _nats(
+        self,
+        rows: npt.NDArray[np.float32],
+        fitted: FittedModel | None = None,
+        positions: npt.NDArray[np.int64] | None = None,
+    ) -> FloatArray:
+        """Scores, higher is stranger; rows that were fitted on, at their positions, never answer for themselves."""
         numbers = torch.from_numpy(rows[:, self._scored].astype(np.float64))
-        with torch.no_grad():
-            parts = [
-                self._scorer(part, part.new_empty(len(part), 0)).score for part in torch.split(numbers, SCORING_CHUNK)
-            ]
-        scores: FloatArray = torch.cat(parts).numpy()
+        scores = np.empty(len(rows))
+        own, learnt = None, np.zeros(len(rows), dtype=np.bool_)
+        if fitted is not None and positions is not None:
+            own, learnt = torch.from_numpy(fitted.exemplar_of[positions]), fitted.learnt[positions]
+        for taught in (False, True):
+            for part in torch.split(torch.from_numpy(np.flatnonzero(learnt == taught)), SCORING_CHUNK):
+                if not len(part):
+                    continue
+                given, stored = numbers[part], None if own is None else own[part]
+                with torch.no_grad():
+                    answers = self._scorer(given, given.new_empty(len(part), 0), stored, learnt=taught)
+                scores[part.numpy()] = answers.score.numpy()
         return scores
 
 

@@ -169,6 +169,10 @@ class Manifest:
         calibration: What p-values and verdict rest on.
         provenance: Where it comes from.
         latent: Size of the latent space.
+        prior: Prior of the latent space: `exemplars`, `pseudo-rows` or `normal`.
+        exemplars: Training rows stored in the graph, which are training data in all but name; 0 without.
+        effort: What ranking was allowed to cost: `quick`, `default` or `best`.
+        private: Whether the bundle was made to hold no training row and no rare value.
         files: sha256 of every other file of the bundle, by name; on disk also of the manifest itself, less this entry.
         format_version: Format of the bundle.
     """
@@ -182,6 +186,10 @@ class Manifest:
     calibration: Calibration
     provenance: Provenance
     latent: int
+    prior: Literal["exemplars", "pseudo-rows", "normal"] = "normal"
+    exemplars: int = 0
+    effort: Literal["quick", "default", "best"] = "default"
+    private: bool = False
     files: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
@@ -202,8 +210,8 @@ class Manifest:
 
     @property
     def width(self) -> int:
-        """Cells a row takes inside the graph: numbers with their masks, and every category's values."""
-        return 2 * len(self.numeric) + sum(column.n_codes for column in self.categorical)
+        """Cells a row takes inside the graph: numbers with their masks, categories' values, a weight per exemplar."""
+        return 2 * len(self.numeric) + sum(column.n_codes for column in self.categorical) + self.exemplars
 
     @property
     def carried(self) -> tuple[str, ...]:

@@ -51,6 +51,18 @@ def fit(
     seed: Annotated[
         int | None, typer.Option("--seed", help="Seed of every draw; default: 0.", show_default=False)
     ] = None,
+    effort: Annotated[
+        str | None,
+        typer.Option(
+            "--effort",
+            help="quick, default or best: what ranking may cost in exemplars and steps; default: default.",
+            show_default=False,
+        ),
+    ] = None,
+    private: Annotated[
+        bool,
+        typer.Option("--private", help="Keep training rows and rare values out of the bundle; ranks worse."),
+    ] = False,
     device: Annotated[
         str | None, typer.Option("--device", help="auto, cpu or cuda; default: auto.", show_default=False)
     ] = None,
@@ -76,6 +88,8 @@ def fit(
         "by": by,
         "seed": seed,
         "device": device,
+        "effort": effort,
+        "private": True if private else None,
         "columns": dict.fromkeys(categorical, "categorical") if categorical else None,
     }
     settings = settings_from_toml(config, overrides) if config else settings_from({}, overrides)

@@ -176,21 +176,33 @@ def _show_manifest(manifest: Manifest, facts: list[tuple[str, str]]) -> None:
             f"{split.how}: {split.train:,} train, {split.validation:,} validate, {split.calibration:,} calibrate",
         ),
         ("digest", origin.digest),
-        ("training rows", "none are stored in the model (prior N(0, I)); the report shows the strangest ones"),
+        ("training rows", _stored(manifest)),
     ]
     console.print(table("", ("what", "value"), facts))
-    rows = [(column.name, column.kind, _facts(column)) for column in manifest.columns]
+    rows = [(column.name, column.kind, _facts(column, private=manifest.private)) for column in manifest.columns]
     console.print(table("columns it needs", ("column", "kind", "seen in training"), rows))
     if manifest.left_out:
         left = [(column.name, column.reason) for column in manifest.left_out]
         console.print(table("columns it does not score", ("column", "why"), left))
 
 
-def _facts(column: Column) -> str:
+def _stored(manifest: Manifest) -> str:
+    if manifest.private:
+        return (
+            f"none are stored, and no value that 10 rows or fewer hold (fitted with --private, prior {manifest.prior})"
+        )
+    if manifest.exemplars:
+        return f"{manifest.exemplars:,} are stored in the model as exemplars: it is training data in all but name"
+    return f"none are stored whole in the model (prior {manifest.prior}); the report shows the strangest ones"
+
+
+def _facts(column: Column, *, private: bool) -> str:
     if column.categories:
         shown = ", ".join(column.categories[:SHOWN_CATEGORIES])
         more = len(column.categories) - SHOWN_CATEGORIES
         return f"{shown} and {more} more" if more > 0 else shown
+    if private and column.mean is not None:  # the ends are no row's
+        return f"mean {column.mean:.5g}, standard deviation {column.std:.5g}"
     return "-" if column.low is None else f"{column.low:.5g} to {column.high:.5g}"
 
 

@@ -24,6 +24,7 @@ Declared = Literal["numeric", "date", "boolean", "categorical", "omit"]
 
 MAX_CATEGORIES = 200
 """A text column with more different values is no category unless declared."""
+MOST_FLAGS = 256
 MIN_ROWS_FOR_IDENTIFIER = 10
 ULPS = 4
 """A column whose standard deviation is fewer steps of float32 than this holds nothing that the graph could see."""
@@ -88,11 +89,25 @@ def infer_schema(rows: pa.Table, rules: SchemaRules | None = None) -> Schema:
             left_out.append(verdict)
         else:
             kinds[name] = verdict
+    kinds = _many_flags_as_numbers(rows, kinds, rules)
     if not kinds:
         raise SchemaError(
             f"no column is left to learn from: {_reasons(left_out)}; declare what a column is in [columns]"
         )
     return Schema(kinds, tuple(left_out))
+
+
+def _many_flags_as_numbers(rows: pa.Table, kinds: dict[str, ColumnKind], rules: SchemaRules) -> dict[str, ColumnKind]:
+    """Leaves 0/1 number columns numbers where there are hundreds: words of a text, pixels, one-hots of a wide category.
+
+    As flags each would have a likelihood of its own to learn; as numbers distances between rows carry.
+    """
+    flags = [
+        name
+        for name, kind in kinds.items()
+        if kind == "boolean" and name not in rules.declared and not pa.types.is_boolean(rows.schema.field(name).type)
+    ]
+    return kinds | dict.fromkeys(flags, "numeric") if len(flags) > MOST_FLAGS else kinds
 
 
 def check_names(names: Sequence[str], rules: SchemaRules) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 BATCH_SIZES = (1, 7, 64, 1000)
 TOLERANCE = 1e-4
+ROUNDING = 16 * float(np.finfo(np.float32).eps)
+"""Of a sum of products in float32, relative to its largest term."""
+NATS = ("score", "contribution", "latent_contribution")
 PROBE_ROWS = 1000
 
 
@@ -100,25 +103,45 @@ def check_parity(
             )
         wanted = {name: getattr(answers, name).numpy() for name in names}
         answered = dict(zip(names, found, strict=True))
-        worst = max(worst, _compare(answered, wanted, detector, alarm_rate, size))
+        with torch.no_grad():
+            terms = detector.scorer.largest_term(
+                *(torch.from_numpy(feeds[name]) for name in ("numeric", "categorical"))
+            )
+        rounding = ROUNDING * terms.numpy().astype(np.float64)
+        worst = max(worst, _compare(answered, wanted, detector, alarm_rate, size, rounding))
         if "expected_category" in answered:
             _compare_categories(answered["expected_category"], detector, feeds, size)
     return worst
 
 
-def _compare(found: Arrays, wanted: Arrays, detector: CalibratedDetector, alarm_rate: float, size: int) -> float:
+def _compare(
+    found: Arrays,
+    wanted: Arrays,
+    detector: CalibratedDetector,
+    alarm_rate: float,
+    size: int,
+    rounding: npt.NDArray[np.float64],
+) -> float:
+    """Largest relative difference; `rounding` is what float32 leaves uncertain of each row's score, nats."""
     worst = 0.0
-    for name in ("score", "reconstruction_error", "contribution", "latent_contribution", "expected", "latent"):
+    nats = np.abs(np.column_stack([wanted[name] for name in NATS]).astype(np.float64)).max(axis=1)
+    for name in (*NATS, "reconstruction_error", "expected", "latent"):
         if name in found:
-            floor = detector.scorer.model.preparation.scale.numpy() if name == "expected" else None
+            floor = None
+            if name == "expected":  # far out, the exemplars' shares hang on the last digits of large sums
+                scale = detector.scorer.model.preparation.scale.numpy()
+                floor = scale * np.maximum(1.0, rounding / TOLERANCE)[:, None]
+            if name in NATS:
+                floor = np.maximum(np.maximum(nats, 1.0), rounding / TOLERANCE)
+                floor = floor.reshape(-1, *[1] * (wanted[name].ndim - 1))
             worst = max(worst, _relative(found[name], wanted[name], name, size, floor))
     for name, score in (("p_value", "score"), ("p_value_reconstruction", "reconstruction_error")):
-        low, high = _p_values_around(detector, wanted[score], name)
+        low, high = _p_values_around(detector, wanted[score], name, rounding)
         p_value = np.asarray(found[name], np.float64)
         if not (np.all(p_value >= low - 1e-6) and np.all(p_value <= high + 1e-6)):
             raise ParityError(f"the exported graph's {name} differs from the model's at batch size {size}")
     differs = found["alarm"] != wanted["alarm"]
-    if np.any(differs & ~_on_the_edge(detector, wanted, alarm_rate)):
+    if np.any(differs & ~_on_the_edge(detector, wanted, alarm_rate, rounding)):
         raise ParityError(f"the exported graph's verdicts differ from the model's at batch size {size}")
     return worst
 
@@ -127,9 +150,10 @@ def _compare_categories(found: npt.NDArray[np.generic], detector: CalibratedDete
     """Refuses an expected category that the model finds less probable than another; where two are level, either is right."""
     model = detector.scorer.model
     with torch.no_grad():
-        rows = model.preparation(torch.from_numpy(feeds["numeric"]), torch.from_numpy(feeds["categorical"]))
-        logits = model.decode(model.posterior(rows.features()).mean[None]).logits[0]
-    for j, column in enumerate(torch.split(logits, list(model.layout.cardinalities), dim=1)):
+        weights = detector.scorer.category_weights(
+            torch.from_numpy(feeds["numeric"]), torch.from_numpy(feeds["categorical"])
+        )
+    for j, column in enumerate(torch.split(weights, list(model.layout.cardinalities), dim=1)):
         if not column.shape[1]:
             continue
         chosen = column.gather(1, torch.from_numpy(np.asarray(found)[:, j : j + 1].astype(np.int64)))[:, 0]
@@ -142,12 +166,13 @@ def _relative(
     wanted: npt.NDArray[np.generic],
     name: str,
     size: int,
-    floor: npt.NDArray[np.float32] | None = None,
+    floor: npt.NDArray[np.floating[Any]] | None = None,
 ) -> float:
     """Largest difference relative to the larger of a floor and the magnitude.
 
     The floor of expected values is their column's scale: an expected value near zero is as good as its column is wide.
-    Elsewhere it is 1, and the entries of a row are measured by the largest of them, since they are summed.
+    That of all nats of a row is the largest of them, or 1, since they are summed. Elsewhere it is 1, and the entries of a
+    row are measured by the largest of them.
     """
     left, right = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
     if left.shape != right.shape or not (np.isfinite(left).all() and np.isfinite(right).all()):
@@ -167,21 +192,23 @@ def _relative(
 
 
 def _p_values_around(
-    detector: CalibratedDetector, score: npt.NDArray[np.generic], name: str
+    detector: CalibratedDetector, score: npt.NDArray[np.generic], name: str, rounding: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     table = detector.p_score if name == "p_value" else detector.p_reconstruction
     exact = torch.from_numpy(np.asarray(score, np.float32))
-    reach = TIE * torch.clamp(exact.abs(), min=1.0)
+    reach = TIE * torch.clamp(exact.abs(), min=1.0) + torch.from_numpy(rounding.astype(np.float32))
     with torch.no_grad():
         return table(exact + reach).numpy(), table(exact - reach).numpy()
 
 
-def _on_the_edge(detector: CalibratedDetector, wanted: Arrays, alarm_rate: float) -> npt.NDArray[np.bool_]:
+def _on_the_edge(
+    detector: CalibratedDetector, wanted: Arrays, alarm_rate: float, rounding: npt.NDArray[np.float64]
+) -> npt.NDArray[np.bool_]:
     """Rows whose verdict a rounding of the score may turn."""
     edge = np.zeros(len(wanted["alarm"]), dtype=bool)
     names = (("p_value", "score"), ("p_value_reconstruction", "reconstruction_error"))
     for (name, score), share in zip(names, detector.shares, strict=True):
-        low, high = _p_values_around(detector, wanted[score], name)
+        low, high = _p_values_around(detector, wanted[score], name, rounding)
         rate = alarm_rate * share * (1.0 + 1e-6)
         edge |= (low <= rate) != (high <= rate)
     return edge

@@ -9,26 +9,30 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from anomvae.bundle.promise import DECISION_SHARES
 from anomvae.report.contents import Reason, ReportContents, ScoredRows, StrangeRow
 from anomvae.scoring.reasons import REASON_OUTPUTS, ReasonWriter
-from anomvae.vae.gaussian import kl_from_standard
+from anomvae.vae.diagnostics import LatentUse, Relations, compare_with_independent, explain_rows
 
 if TYPE_CHECKING:
-    from anomvae.bundle import Manifest, TrainingRecord
+    from anomvae.bundle import Calibration, Manifest, TrainingRecord
     from anomvae.data.encoding import EncodedRows
+    from anomvae.export.detector import CalibratedDetector
+    from anomvae.fitting.model import FittedModel
     from anomvae.fitting.preparation import PreparedData
-    from anomvae.scoring.session import GraphSession
     from anomvae.training.loop import History
-    from anomvae.vae.model import TableVAE
 
     Arrays = dict[str, npt.NDArray[np.generic]]
+    IntArray = npt.NDArray[np.int64]
 
 MAX_ROWS_SHOWN = 5_000
+MOST_EXPLAINED = 1_000
+"""Validation rows held against the prior and against independent columns."""
+MOST_LEARNT = 20_000
+"""Training rows that independent columns are learnt from."""
+SCORING_CHUNK = 8192
 STRANGEST = 12
 REASONS = 3
-ACTIVE_NATS = 0.01
-"""A latent dimension whose mean KL is smaller carries nothing; Burda et al. (2016) count units in the same spirit."""
-FIELDS = ("score", "reconstruction_error", "p_value", "p_value_reconstruction", "alarm", "contribution", "latent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,8 @@ class Findings:
         calibration: Calibration rows, scored.
         labelled: Labelled anomalies, scored; None without any.
         strangest: The strangest normal rows, with reasons.
-        latent_nats: Mean KL of each latent dimension, shape ``(k,)``.
+        latent: How validation rows use the latent space; None for an autoencoder.
+        relations: What relations between columns say of validation rows; None where that cannot be told.
         warnings: Sentences the user must see.
     """
 
@@ -50,7 +55,8 @@ class Findings:
     calibration: ScoredRows
     labelled: ScoredRows | None
     strangest: tuple[StrangeRow, ...]
-    latent_nats: npt.NDArray[np.float64]
+    latent: LatentUse | None
+    relations: Relations | None
     warnings: tuple[str, ...]
 
     def contents(self, manifest: Manifest, record: TrainingRecord) -> ReportContents:
@@ -63,16 +69,32 @@ class Findings:
             self.calibration,
             self.labelled,
             self.strangest,
-            self.latent_nats,
+            self.latent,
             self.warnings,
+            self.relations,
         )
 
+    def metrics(self) -> dict[str, float]:
+        """What the training record keeps: latent dimensions and their use, nats a validation row."""
+        found: dict[str, float] = {}
+        if self.latent is not None:
+            found["latent_dimensions"] = float(len(self.latent.kl))
+            found["active_dimensions"] = float(self.latent.active.sum())
+            found["mean_kl"] = self.latent.total
+        if self.relations is not None:
+            found["validation_score"] = self.relations.fit
+            found["independent_score"] = self.relations.independent
+        return {name: value for name, value in found.items() if np.isfinite(value)}
 
-def look_at(
-    manifest: Manifest, prepared: PreparedData, session: GraphSession, model: TableVAE, history: History
-) -> Findings:
-    """Scores the parts of the data with the exported graph and says what stands out."""
+
+def look_at(manifest: Manifest, prepared: PreparedData, fitted: FittedModel, detector: CalibratedDetector) -> Findings:
+    """Scores the parts of the data and says what stands out.
+
+    The model answers, which the exported graph has been held against, and not the graph: of rows that it stores the graph
+    would say that nothing is more normal, while here no row answers for itself.
+    """
     split, draw = prepared.split, np.random.default_rng([manifest.provenance.seed, 4])
+    scorer = _Scorer(manifest, prepared, fitted, detector)
     parts = {}
     for name, positions in (
         ("train", split.train),
@@ -80,42 +102,101 @@ def look_at(
         ("calibration", split.calibration),
     ):
         shown = np.sort(draw.choice(positions, min(len(positions), MAX_ROWS_SHOWN), replace=False))
-        parts[name] = _scored(session, prepared.normal.take(shown))
-    labelled = _scored(session, prepared.labelled) if len(prepared.labelled_rows) else None
-    nats = _latent_nats(model, prepared.normal.take(split.validation[:MAX_ROWS_SHOWN]))
+        parts[name] = _scored(scorer.normal(shown))
+    labelled = _scored(scorer.others(prepared.labelled)) if len(prepared.labelled_rows) else None
+    latent, relations = _diagnose(manifest, prepared, fitted)
     return Findings(
         parts["train"],
         parts["validation"],
         parts["calibration"],
         labelled,
-        _strangest(manifest, prepared, session),
-        nats,
-        _warnings(manifest, prepared, parts["validation"], nats, history),
+        _strangest(manifest, prepared, scorer),
+        latent,
+        relations,
+        _warnings(manifest, prepared, parts["validation"], fitted.history)
+        + _latent_warnings(manifest, latent, relations),
     )
 
 
-def _scored(session: GraphSession, rows: EncodedRows) -> ScoredRows:
-    joined = session.run_in_chunks(rows, FIELDS)
-    wide = {name: value.astype(np.float64) for name, value in joined.items()}
+class _Scorer:
+    """Answers for normal rows, none answering for itself, and for others; arguments as for :func:`look_at`."""
+
+    def __init__(
+        self, manifest: Manifest, prepared: PreparedData, fitted: FittedModel, detector: CalibratedDetector
+    ) -> None:
+        self.rows, self.fitted, self.detector = prepared.normal, fitted, detector
+        self.calibration: Calibration = manifest.calibration
+        self.chunk = fitted.model.layout.chunk_rows(SCORING_CHUNK)
+
+    def normal(self, positions: IntArray) -> Arrays:
+        """Answers for normal rows by position, in their order."""
+        own, learnt = self.fitted.exemplar_of[positions], self.fitted.learnt[positions]
+        order = np.argsort(learnt, kind="stable")
+        first = int((~learnt).sum())
+        halves = (order[:first], order[first:])
+        found = [
+            self._answers(self.rows.take(positions[half]), own[half], learnt=bool(at))
+            for at, half in enumerate(halves)
+            if len(half) or not at
+        ]
+        back = np.argsort(order, kind="stable")
+        return {name: np.concatenate([part[name] for part in found])[back] for name in found[0]}
+
+    def others(self, rows: EncodedRows) -> Arrays:
+        """Answers for rows that the model does not know."""
+        return self._answers(rows, np.full(len(rows), -1), learnt=False)
+
+    @torch.no_grad()
+    def _answers(self, rows: EncodedRows, own: IntArray, *, learnt: bool) -> Arrays:
+        parts: list[Arrays] = []
+        for start in range(0, max(1, len(rows)), self.chunk):
+            cut = slice(start, start + self.chunk)
+            taken = rows.take(cut)
+            scores = self.detector.scorer(
+                torch.from_numpy(taken.numeric),
+                torch.from_numpy(taken.categorical),
+                torch.from_numpy(own[cut]),
+                learnt=learnt,
+            )
+            p_value = self.detector.p_score(scores.score)
+            p_reconstruction = self.detector.p_reconstruction(scores.reconstruction_error)
+            answers = {name: value.numpy() for name, value in scores._asdict().items()}
+            answers["p_value"], answers["p_value_reconstruction"] = p_value.numpy(), p_reconstruction.numpy()
+            answers["alarm"] = self._alarms(answers["p_value"], answers["p_value_reconstruction"])
+            parts.append(answers)
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _alarms(
+        self, p_value: npt.NDArray[np.float32], p_reconstruction: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.bool_]:
+        rate = self.calibration.alarm_rate * (1.0 + 1e-6)  # as the graph has it
+        by_score, by_reconstruction = DECISION_SHARES[self.calibration.decision]
+        alarms: npt.NDArray[np.bool_] = (p_value <= rate * by_score) | (p_reconstruction <= rate * by_reconstruction)
+        return alarms
+
+
+def _scored(answers: Arrays) -> ScoredRows:
+    wide = {name: value.astype(np.float64) for name, value in answers.items()}
     return ScoredRows(
         score=wide["score"],
         reconstruction_error=wide["reconstruction_error"],
         p_value=wide["p_value"],
         p_value_reconstruction=wide["p_value_reconstruction"],
-        alarm=joined["alarm"].astype(np.bool_),
+        alarm=answers["alarm"].astype(np.bool_),
         contribution=wide["contribution"],
         latent=wide["latent"],
     )
 
 
-def _strangest(manifest: Manifest, prepared: PreparedData, session: GraphSession) -> tuple[StrangeRow, ...]:
+def _strangest(manifest: Manifest, prepared: PreparedData, scorer: _Scorer) -> tuple[StrangeRow, ...]:
     n = len(prepared.normal)
-    scores = session.run_in_chunks(prepared.normal, ["score"])["score"].astype(np.float64)
-    positions = np.argsort(-scores, kind="stable")[:STRANGEST]
-    rows = prepared.normal.take(positions)
-    outputs = [name for name in (*FIELDS, *REASON_OUTPUTS) if name in session.outputs]
-    found = session.run(rows, list(dict.fromkeys(outputs)))
-    reasons = _reasons_of(manifest, rows, found)
+    scores, _ = scorer.fitted.score(prepared.normal, np.arange(n))
+    positions = np.argsort(-scores.astype(np.float64), kind="stable")[:STRANGEST]
+    rows, found = prepared.normal.take(positions), scorer.normal(positions)
+    reasons: list[tuple[Reason, ...]] = [()] * len(positions)
+    if not manifest.private:  # nats of single cells tell what they hold
+        answers = {name: found[name] for name in REASON_OUTPUTS if found[name].shape[1]}
+        reasons = [tuple(map(_reason, each)) for each in _reasons_of(manifest, rows, answers)]
     part_of = np.full(n, "train", dtype=object)
     part_of[prepared.split.validation], part_of[prepared.split.calibration] = "validation", "calibration"
     return tuple(
@@ -124,7 +205,7 @@ def _strangest(manifest: Manifest, prepared: PreparedData, session: GraphSession
             part=str(part_of[position]),
             score=float(found["score"][i]),
             p_value=float(found["p_value"][i]),
-            reasons=tuple(_reason(reason) for reason in reasons[i]),
+            reasons=reasons[i],
         )
         for i, position in enumerate(positions)
     )
@@ -143,24 +224,52 @@ def _reason(raw: dict[str, object]) -> Reason:
     return Reason(str(raw["column"]), float(str(raw["contribution"])), text(raw["value"]), text(raw["expected"]))
 
 
-def _latent_nats(model: TableVAE, rows: EncodedRows) -> npt.NDArray[np.float64]:
-    if not model.settings.is_variational or len(rows) == 0:
-        return np.empty(0)
-    total = torch.zeros(model.k)
-    chunk = model.layout.chunk_rows(MAX_ROWS_SHOWN)
-    with torch.no_grad():
-        for start in range(0, len(rows), chunk):
-            part = rows.take(slice(start, start + chunk))
-            prepared = model.preparation(torch.from_numpy(part.numeric), torch.from_numpy(part.categorical))
-            total += kl_from_standard(model.posterior(prepared.features())).sum(dim=0)
-    return (total / len(rows)).numpy().astype(np.float64)
+def _diagnose(
+    manifest: Manifest, prepared: PreparedData, fitted: FittedModel
+) -> tuple[LatentUse | None, Relations | None]:
+    """How validation rows use the latent space, and what relations between columns say of them."""
+    model, split = fitted.model, prepared.split
+    if not model.settings.is_variational or not len(split.validation):
+        return None, None
+    draw = np.random.default_rng([manifest.provenance.seed, 6])
+    validation, train = (
+        np.sort(draw.choice(positions, min(len(positions), most), replace=False))
+        for positions, most in ((split.validation, MOST_EXPLAINED), (split.train, MOST_LEARNT))
+    )
+    held_out, learnt = (_tensors(prepared.normal.take(positions)) for positions in (validation, train))
+    own = torch.from_numpy(fitted.exemplar_of[validation])
+    explained = explain_rows(model, *held_out, own, seed=manifest.provenance.seed)
+    return explained.latent, compare_with_independent(model, explained.bound, held_out, learnt)
+
+
+def _tensors(rows: EncodedRows) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.from_numpy(rows.numeric), torch.from_numpy(rows.categorical)
+
+
+def _latent_warnings(manifest: Manifest, latent: LatentUse | None, relations: Relations | None) -> tuple[str, ...]:
+    """Collapse, and relations that say nothing.
+
+    Under exemplars a collapsed latent space is no fault: whole rows are stored, and relations with them. What is left to
+    say is then said by the comparison with independent columns.
+    """
+    if latent is not None and not latent.active.any() and manifest.prior != "exemplars":
+        return (
+            "Posterior collapse: no latent dimension carries information, so the detector sees columns one by one and no "
+            "relation between them. A smaller model.beta or more rows may help.",
+        )
+    if relations is not None and not relations.help:
+        return (
+            f"Relations between columns add nothing here: all columns together explain held-out rows no better "
+            f"({relations.fit:.1f} nats a row) than each column on its own ({relations.independent:.1f} nats). A simpler "
+            "detector, such as limits on each column, may do as well.",
+        )
+    return ()
 
 
 def _warnings(
     manifest: Manifest,
     prepared: PreparedData,
     validation: ScoredRows,
-    nats: npt.NDArray[np.float64],
     history: History,
 ) -> tuple[str, ...]:
     found = []
@@ -170,11 +279,6 @@ def _warnings(
     if history.stopped == "diverged":
         found.append(
             "Training diverged; the best weights up to then were kept. Ask for a lower training.learning_rate."
-        )
-    if len(nats) and not (nats > ACTIVE_NATS).any():
-        found.append(
-            "Posterior collapse: no latent dimension carries information, so the detector sees columns one by one and no "
-            "relation between them. A smaller model.beta or more rows may help."
         )
     alarms, n = int(validation.alarm.sum()), len(validation.alarm)
     if n and alarms > 3 * max(1.0, calibration.alarm_rate * n) + 3:

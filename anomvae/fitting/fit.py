@@ -7,30 +7,25 @@ import importlib.metadata
 import math
 import platform
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from anomvae.bundle import Bundle, Calibration, Manifest, Provenance, Split, TrainingRecord, write_bundle
 from anomvae.bundle.folder import refuse_occupied
 from anomvae.bundle.promise import DECISION_SHARES
 from anomvae.calibration import threshold
-from anomvae.errors import SettingError
 from anomvae.evaluation import Evaluation, evaluate
 from anomvae.export.detector import CalibratedDetector
 from anomvae.export.graph import export_graph
 from anomvae.export.parity import check_parity, probe_rows
 from anomvae.fitting.card import model_card
 from anomvae.fitting.findings import Findings, look_at
+from anomvae.fitting.model import FittedModel, calibration_scores, fit_model
 from anomvae.fitting.preparation import PreparedData, prepare
 from anomvae.report import render
-from anomvae.scoring.session import GraphSession
-from anomvae.training.loop import Check, History, Hook, choose_device, cpu_threads, train
-from anomvae.vae.layout import layout_of
-from anomvae.vae.model import TableVAE
-from anomvae.vae.preparation import StoredRows
+from anomvae.training.loop import Check, History, Hook, choose_device
 from anomvae.vae.scores import RowScorer
 from anomvae.vae.weights import to_files
 
@@ -40,11 +35,9 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from anomvae.data.encoding import EncodedRows
     from anomvae.fitting.settings import FitSettings
-    from anomvae.vae.layout import Scaling
+    from anomvae.vae.model import TableVAE
 
-SCORING_CHUNK = 8192
 PACKAGES = ("anomvae", "torch", "onnx", "onnxruntime", "numpy", "pyarrow", "pandas", "scikit-learn")
 
 
@@ -91,21 +84,24 @@ def fit_bundle(
         ParityError: The exported graph does not answer as the model does.
     """
     started = time.monotonic()
+    settings = settings.resolved()
     refuse_occupied(out.absolute())
     device = choose_device(settings.training.device)
     prepared = prepare(data, settings)
     on_prepared(prepared)
-    model, history = fit_model(prepared, settings, device, hooks)
-    detector, calibration = calibrate(model, prepared, settings)
+    fitted = fit_model(prepared, settings, device, hooks)
+    model, history = fitted.model, fitted.history
+    detector, calibration = calibrate(fitted, prepared, settings)
     graph = export_graph(detector, settings.alarm_rate)
     numbers, codes = probe_rows(
         prepared.normal.numeric, prepared.normal.categorical, model.layout.cardinalities, settings.training.seed
     )
     parity = check_parity(graph, detector, numbers, codes, settings.alarm_rate)
     manifest = _manifest(prepared, settings, calibration, model, time.monotonic() - started)
-    findings = look_at(manifest, prepared, GraphSession(graph, manifest.width), model, history)
+    findings = look_at(manifest, prepared, fitted, detector)
     evaluation = _evaluation(findings, settings.alarm_rate)
     record = _record(prepared, settings, history, evaluation, manifest, parity)
+    record = replace(record, metrics={**record.metrics, **findings.metrics()})
     files = {
         "scorer.onnx": graph,
         **to_files(model),
@@ -116,42 +112,11 @@ def fit_bundle(
     return FitResult(write_bundle(out, manifest, files), record, history, evaluation, findings.warnings, parity)
 
 
-def fit_model(
-    prepared: PreparedData, settings: FitSettings, device: torch.device, hooks: Sequence[Hook] = ()
-) -> tuple[TableVAE, History]:
-    """Fits the weights; the model comes back on the CPU, in evaluation mode."""
-    scaling: Scaling = "unit" if settings.model.likelihood == "bernoulli" else "standard"
-    layout = layout_of(prepared.columns, len(prepared.split.train), scaling)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.training.seed)
-        model = TableVAE(layout, settings.model).to(device)
-    parts = [
-        _tensors(model, prepared.normal.take(part), device)
-        for part in (prepared.split.train, prepared.split.validation)
-    ]
-    with cpu_threads(settings.training.threads):
-        history = train(model, parts[0], parts[1], settings.training, hooks)
-    if not math.isfinite(history.best.validation_loss):
-        raise SettingError(
-            "training diverged: the validation bound was never a number; lower training.learning_rate"
-            f" ({settings.training.learning_rate:g}) or use model.likelihood = 'student-t' for wild numbers"
-        )
-    return model.to("cpu").eval(), history
-
-
-def calibrate(model: TableVAE, prepared: PreparedData, settings: FitSettings) -> tuple[CalibratedDetector, Calibration]:
-    """Calibrates both scores on rows that the model has not seen."""
-    scorer = RowScorer(model).eval()
-    rows = prepared.normal.take(prepared.split.calibration)
-    scores, errors = [], []
-    with torch.no_grad():
-        chunk = model.layout.chunk_rows(SCORING_CHUNK)
-        for start in range(0, len(rows), chunk):
-            part = rows.take(slice(start, start + chunk))
-            answers = scorer(torch.from_numpy(part.numeric), torch.from_numpy(part.categorical))
-            scores.append(answers.score.numpy())
-            errors.append(answers.reconstruction_error.numpy())
-    score, error = np.concatenate(scores), np.concatenate(errors)
+def calibrate(
+    fitted: FittedModel, prepared: PreparedData, settings: FitSettings
+) -> tuple[CalibratedDetector, Calibration]:
+    """Calibrates both scores on rows that the weights have not seen, none answering for itself."""
+    score, error = calibration_scores(fitted, prepared)
     by_score, by_reconstruction = DECISION_SHARES[settings.decision]
     calibration = Calibration(
         method="split",
@@ -162,16 +127,8 @@ def calibrate(model: TableVAE, prepared: PreparedData, settings: FitSettings) ->
         score_threshold=threshold(score, settings.alarm_rate * (by_score or 1.0)),
         reconstruction_threshold=threshold(error, settings.alarm_rate * (by_reconstruction or 1.0)),
     )
-    return CalibratedDetector(scorer, score, error, settings.decision).eval(), calibration
-
-
-def _tensors(model: TableVAE, rows: EncodedRows, device: torch.device) -> StoredRows:
-    with torch.no_grad():
-        return StoredRows(
-            model.preparation,
-            torch.from_numpy(rows.numeric).to(device),
-            torch.from_numpy(rows.categorical).to(device),
-        )
+    detector = CalibratedDetector(RowScorer(fitted.model).eval(), score, error, settings.decision)
+    return detector.eval(), calibration
 
 
 def _manifest(
@@ -203,6 +160,10 @@ def _manifest(
             versions={"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         ),
         latent=model.k,
+        prior=settings.model.prior_in_force,
+        exemplars=model.stored_sizes().exemplars,
+        effort=settings.effort,
+        private=settings.private,
     )
 
 
@@ -234,6 +195,8 @@ def _record(
         "alarm_rate": settings.alarm_rate,
         "settings_digest": settings.digest,
         "decision": settings.decision,
+        "effort": settings.effort,
+        "private": settings.private,
         "data": prepared.name,
         "rows": prepared.n_rows,
         "columns_scored": len(prepared.columns),
@@ -242,6 +205,9 @@ def _record(
         **{f"model.{name}": value for name, value in asdict(settings.model).items()},
         **{f"training.{name}": value for name, value in asdict(settings.training).items()},
         "model.latent": manifest.latent,
+        "model.prior": manifest.prior,
+        "model.exemplars": manifest.exemplars,
+        "model.novelty": settings.model.has_novelty,
         "model.beta": settings.model.kl_weight,
         "model.input_noise": settings.model.noise,
         "training.batch_rows": settings.training.batch_of(len(prepared.split.train)),

@@ -15,6 +15,7 @@ from anomvae.data.reading import open_rows
 from anomvae.data.schema import Schema, check_names, describe, infer_schema
 from anomvae.data.splits import RowSplit, part_sizes, split_rows
 from anomvae.errors import DataFileError, SchemaError
+from anomvae.fitting.privacy import private_columns
 
 if TYPE_CHECKING:
     from anomvae.bundle import Column
@@ -81,6 +82,8 @@ def prepare(data: Any, settings: FitSettings) -> PreparedData:
         normal, alarm_rate=settings.least_rate, seed=settings.training.seed, time=settings.time, by=settings.by
     )
     columns = describe(normal, schema.kinds, split.train)
+    if settings.private:
+        columns = private_columns(columns, normal, split.train)
     labelled_rows = np.flatnonzero(labels.anomalous)
     return PreparedData(
         name=source.name,

@@ -8,8 +8,8 @@ import json
 import re
 import tomllib
 import types
-from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from anomvae.bundle.promise import least_share
 from anomvae.calibration.conformal import check_alarm_rate
@@ -23,6 +23,32 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Decision = Literal["elbo", "reconstruction", "either"]
+Effort = Literal["quick", "default", "best"]
+
+
+class EffortSizes(NamedTuple):
+    """What an effort buys.
+
+    Attributes:
+        exemplars: Rows stored.
+        steps: Most steps of the optimiser with exemplars.
+        plain_steps: Most steps without.
+    """
+
+    exemplars: int
+    steps: int
+    plain_steps: int
+
+
+EFFORTS: dict[str, EffortSizes] = {
+    "quick": EffortSizes(350, 500, 1_000),
+    "default": EffortSizes(1_000, 700, 3_000),
+    "best": EffortSizes(4_000, 3_000, 6_000),
+}
+EXEMPLAR_BATCH = 64
+EXEMPLAR_RATE = 5e-3
+PRIVATE_LEAST = 10
+"""Other rows that must hold a value for a private bundle to keep it."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_. -]{0,99}")
 
 
@@ -40,6 +66,10 @@ class FitSettings:
         drop: Columns to leave out.
         columns: What columns are, where inference must not say: `numeric`, `categorical`, `boolean`, `date`, `omit`.
         keep_constant: Whether columns of one value stay in.
+        effort: `quick`, `default` or `best`: what ranking may cost, in exemplars and steps; see :data:`EFFORTS`. What
+            `model` and `training` say themselves stands.
+        private: Whether the bundle must do without training rows and rare values: learnt pseudo-rows take the place of
+            exemplars, and a value counts as seen only if eleven rows hold it.
         model: What is fitted.
         training: How.
     """
@@ -53,6 +83,8 @@ class FitSettings:
     drop: tuple[str, ...] = ()
     columns: Mapping[str, Declared] = field(default_factory=dict)
     keep_constant: bool = False
+    effort: Effort = "default"
+    private: bool = False
     model: ModelSettings = field(default_factory=ModelSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
@@ -69,9 +101,43 @@ class FitSettings:
             raise SettingError(
                 f"the name {self.name!r} cannot name a model; use letters, digits, dots, dashes and underscores"
             )
+        if self.effort not in EFFORTS:
+            raise SettingError(f"effort is {self.effort!r}; it must be one of {', '.join(EFFORTS)}")
+        if self.private and self.model.prior == "exemplars":
+            raise SettingError(
+                "private leaves training rows out of the bundle, and model.prior = 'exemplars' stores them"
+            )
         for column, kind in self.columns.items():
             if kind not in get_args(Declared):
                 raise SettingError(f"columns.{column} is {kind!r}; it must be one of {', '.join(get_args(Declared))}")
+
+    def resolved(self) -> FitSettings:
+        """The same with everything that effort and privacy decide written out.
+
+        Example:
+            >>> FitSettings(effort="quick").resolved().model.exemplars
+            350
+        """
+        model, training, effort = self.model, self.training, EFFORTS[self.effort]
+        if self.private:
+            prior = "pseudo-rows" if model.prior_in_force == "exemplars" else model.prior
+            least = max(PRIVATE_LEAST, model.novelty_least)
+            model = replace(model, prior=prior, novelty_least=least)
+        if model.prior_in_force == "exemplars":
+            model = replace(model, prior="exemplars", exemplars=model.exemplars or effort.exemplars)
+            training = replace(
+                training,
+                max_steps=training.max_steps or effort.steps,
+                batch_rows=training.batch_rows or EXEMPLAR_BATCH,
+                learning_rate=training.learning_rate or EXEMPLAR_RATE,
+            )
+        else:
+            training = replace(
+                training,
+                max_steps=training.max_steps or effort.plain_steps,
+                learning_rate=training.rate,
+            )
+        return replace(self, model=model, training=training)
 
     @property
     def digest(self) -> str:

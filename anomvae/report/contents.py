@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from anomvae.bundle import Manifest, TrainingRecord
+    from anomvae.vae.diagnostics import LatentUse, Relations
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -63,7 +64,7 @@ class StrangeRow:
         part: `train`, `validation`, `calibration` or `labelled`.
         score: Nats.
         p_value: Calibrated p-value.
-        reasons: Strongest first.
+        reasons: Strongest first; none where cells must not be told.
     """
 
     row: int
@@ -85,9 +86,9 @@ class ReportContents:
         calibration: Rows the p-values come from.
         labelled: Labelled anomalies, None without labels.
         strangest: The strangest normal rows, with reasons, strongest first.
-        active_latents: KL per latent dimension, mean over validation rows, nats, shape ``(k,)``; empty for a plain
-            autoencoder.
+        latent_use: How validation rows use the latent space; None for a plain autoencoder.
         warnings: Sentences a reader must see first.
+        relations: What relations between columns say of validation rows; None where that cannot be told.
     """
 
     manifest: Manifest
@@ -97,5 +98,6 @@ class ReportContents:
     calibration: ScoredRows
     labelled: ScoredRows | None
     strangest: tuple[StrangeRow, ...]
-    active_latents: FloatArray
+    latent_use: LatentUse | None
     warnings: tuple[str, ...] = field(default=())
+    relations: Relations | None = None

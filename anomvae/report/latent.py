@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from markupsafe import Markup
 
-from anomvae.report.measures import ACTIVE_NATS
 from anomvae.report.svg import Figure, Scale, crosses, dots, drawing, roomy, tag, thin, x_axis, y_axis
 from anomvae.report.wording import count, number, share
 
@@ -15,9 +14,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from anomvae.report.contents import FloatArray, ScoredRows
+    from anomvae.vae.diagnostics import LatentUse
 
 _LEFT, _RIGHT, _TOP = 58.0, 506.0, 34.0
 _MOST_POINTS = 3000
+_LEAST_NATS = 0.05
 
 
 def latent_picture(normal: ScoredRows, labelled: ScoredRows | None) -> Figure | None:
@@ -121,19 +122,22 @@ def _within(points: FloatArray, x: Scale, y: Scale) -> npt.NDArray[np.bool_]:
     return np.asarray((across >= x.low) & (across <= x.high) & (up >= y.low) & (up <= y.high))
 
 
-def latent_use(active: FloatArray) -> Figure | None:
-    """KL per latent dimension, largest first, the active ones counted; None for a plain autoencoder."""
-    if not len(active):
+def latent_use(use: LatentUse | None) -> Figure | None:
+    """KL per latent dimension, largest first, the active ones counted; None for a plain autoencoder.
+
+    Args:
+        use: How validation rows use the latent space.
+    """
+    if use is None or not len(use.kl):
         return None
-    order = np.argsort(-np.where(np.isfinite(active), active, -1.0), kind="stable")
-    values = np.clip(np.where(np.isfinite(active), active, 0.0)[order], 0.0, 1e100)
-    n_active = int((active > ACTIVE_NATS).sum())
-    y = Scale(0.0, max(1.05 * float(values.max()), 5 * ACTIVE_NATS), 392.0, _TOP)
+    order = np.argsort(-np.where(np.isfinite(use.kl), use.kl, -1.0), kind="stable")
+    values = np.clip(np.where(np.isfinite(use.kl), use.kl, 0.0)[order], 0.0, 1e100)
+    y = Scale(0.0, max(1.05 * float(values.max()), _LEAST_NATS), 392.0, _TOP)
     slot = (_RIGHT - _LEFT) / len(values)
     width = min(0.8 * slot, 46.0)
     lefts = np.asarray(_LEFT + slot * np.arange(len(values)) + (slot - width) / 2, dtype=np.float64)
     marks = [y_axis(y, _LEFT, "KL, nats", _RIGHT)]
-    on = values > ACTIVE_NATS
+    on = use.active[order]
     tops: FloatArray = np.minimum(y(values), 391.0)
     marks += [_bars(lefts[at], width, tops[at], style) for at, style in ((on, "validation"), (~on, "idle"))]
     marks.append(tag("line", x1=_LEFT, x2=_RIGHT, y1=392.0, y2=392.0, class_="axis"))
@@ -145,9 +149,10 @@ def latent_use(active: FloatArray) -> Figure | None:
         ]
     marks.append(tag("text", "latent dimension", x=(_LEFT + _RIGHT) / 2, y=430, text_anchor="middle", class_="label"))
     caption = (
-        f"{n_active} of {count(len(values), 'dimension')} active (KL above {ACTIVE_NATS} nats, mean over validation "
-        f"rows); together {number(float(values.sum()))} nats a row."
+        f"Divergence from the prior, mean over validation rows. {int(on.sum())} of {count(len(values), 'dimension')} active: "
+        f"they move from row to row. Together {number(float(values.sum()))} nats a row"
     )
+    caption += f", and {number(use.choice)} to say which of the stored rows or pseudo-rows." if use.choice else "."
     return Figure(
         "How much each latent dimension tells",
         drawing(*marks, height=436, says=f"Bars of the KL divergence per latent dimension. {caption}"),

@@ -15,9 +15,6 @@ from anomvae.evaluation import clopper_pearson
 if TYPE_CHECKING:
     from anomvae.report.contents import FloatArray, ScoredRows
 
-ACTIVE_NATS = 0.01
-"""A latent dimension with a larger KL than this tells rows apart."""
-
 
 @dataclass(frozen=True, slots=True)
 class Share:

@@ -126,7 +126,7 @@ def _split_bar(split: Split) -> list[tuple[str, int, float, str]]:
     parts = [
         ("train", split.train, "fit the weights"),
         ("validation", split.validation, "decide when to stop"),
-        ("calibration", split.calibration, "set the threshold; the model never saw them"),
+        ("calibration", split.calibration, "set the threshold; the weights never saw them"),
         ("labelled", split.labelled, "labelled anomalies: only to evaluate"),
     ]
     total = max(1, sum(rows for _, rows, _ in parts))
@@ -183,10 +183,14 @@ def _idle(figure: Figure | None) -> Figure | None:
 
 
 def _latent_figures(contents: ReportContents, held_out: ScoredRows) -> list[Figure]:
-    """Where rows lie and what each dimension tells."""
-    normal = normal_rows(contents.train, held_out)
-    figures = [latent.latent_picture(normal, contents.labelled), latent.latent_use(contents.active_latents)]
+    """Where rows lie and what each dimension tells; a private report draws no row."""
+    use = latent.latent_use(contents.latent_use)
+    figures = [use] if contents.manifest.private else [_picture(contents, held_out), use]
     return [figure for figure in figures if figure is not None]
+
+
+def _picture(contents: ReportContents, held_out: ScoredRows) -> Figure | None:
+    return latent.latent_picture(normal_rows(contents.train, held_out), contents.labelled)
 
 
 def _precision(contents: ReportContents) -> str:

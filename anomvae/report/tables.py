@@ -10,7 +10,7 @@ import numpy as np
 
 from anomvae.report.measures import Share, above, deciding_p
 from anomvae.report.svg import Scale, crosses, drawing, finite, labels, roomy, tag
-from anomvae.report.wording import NOTHING, number, p_value, share, short, span, tidy
+from anomvae.report.wording import NOTHING, number, p_value, share, short, span, tidy, typical
 from anomvae.report.wording import nats as in_nats
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def column_lines(contents: ReportContents, normal: ScoredRows) -> tuple[ColumnLi
         ColumnLine(
             name=column.name,
             kind=column.kind if column.kind == column.type else f"{column.kind} · {short(column.type, 30)}",
-            span=span(column),
+            span=typical(column) if contents.manifest.private else span(column),
             missing=column.missing_share,
             mean=float(values.mean()) if len(values) else math.nan,
             strip=_strip(values, others, scale),

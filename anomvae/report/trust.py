@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from anomvae.report.measures import ACTIVE_NATS, Share, above, rate_interval, sameness
-from anomvae.report.wording import between, count, share
+from anomvae.report.measures import Share, above, rate_interval, sameness
+from anomvae.report.wording import between, count, number, share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,6 +47,7 @@ def _all(contents: ReportContents) -> Iterator[Check]:
     yield from _memorised(contents)
     yield from _settled(contents)
     yield from _latent(contents)
+    yield from _relations(contents)
     yield from _labels(contents)
 
 
@@ -150,15 +151,27 @@ def _settled(contents: ReportContents) -> Iterator[Check]:
 
 def _latent(contents: ReportContents) -> Iterator[Check]:
     """Whether the latent space carries anything."""
-    size = len(contents.active_latents)
-    if size:
-        active = int(np.count_nonzero(contents.active_latents > ACTIVE_NATS))
-        yield Check(
-            "good" if active else "look",
-            "The latent space is used",
-            f"{active} of {count(size, 'dimension')} {'tells' if active == 1 else 'tell'} rows apart "
-            f"(KL above {ACTIVE_NATS} nats).",
-        )
+    if contents.latent_use is None:
+        return
+    active, size = int(contents.latent_use.active.sum()), len(contents.latent_use.active)
+    finding = f"{active} of {count(size, 'dimension')} {'tells' if active == 1 else 'tell'} rows apart."
+    if not active and contents.manifest.prior == "exemplars":
+        finding += " Relations between columns then rest on the stored rows alone."
+    yield Check("good" if active else "look", "The latent space is used", finding)
+
+
+def _relations(contents: ReportContents) -> Iterator[Check]:
+    """Whether columns together say more than each on its own."""
+    found = contents.relations
+    if found is None:
+        return
+    both = f"Held-out rows cost {number(found.fit)} nats with all columns together and {number(found.independent)} one by one"
+    finding = (
+        f"{both}; most rows gain {number(found.gain)} nats."
+        if found.help
+        else f"{both}: no better. A simpler detector, such as limits on each column, may do as well."
+    )
+    yield Check("good" if found.help else "look", "Relations between columns help", finding)
 
 
 def _labels(contents: ReportContents) -> Iterator[Check]:

@@ -200,6 +200,22 @@ def span(column: Column, most: int = 6) -> str:
     return f"{count(len(column.categories), 'value')}: {names}{f' and {more:,} more' if more > 0 else ''}"
 
 
+def typical(column: Column, most: int = 6) -> str:
+    """What a column mostly held in training, its extremes left out: mean and standard deviation, or its categories.
+
+    Example:
+        >>> from anomvae.bundle import Column
+        >>> typical(Column("flow", "numeric", "double", mean=10.0, std=2.5))
+        'mean 10, standard deviation 2.5'
+    """
+    if not column.is_numeric:
+        return span(column, most)
+    if column.mean is None or column.std is None:
+        return NOTHING
+    mean, unit = (_day(column, column.mean), " days") if column.kind == "date" else (number(column.mean), "")
+    return f"mean {mean}, standard deviation {number(column.std)}{unit}"
+
+
 def _day(column: Column, days: float) -> str:
     """The day so many days after a date column's origin."""
     try:

@@ -7,24 +7,38 @@ import copy
 import math
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from anomvae.errors import SettingError
-from anomvae.vae.objective import Noise, draw_noise, objective
+from anomvae.vae.exemplars import ExemplarPrior
+from anomvae.vae.objective import (
+    Noise,
+    draw_noise,
+    exemplar_objective,
+    exemplar_prior,
+    objective,
+    shrinkage,
+    store_pseudo_rows,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
+    from anomvae.training.exemplars import ExemplarPool
     from anomvae.training.settings import TrainingSettings
     from anomvae.vae.model import TableVAE
     from anomvae.vae.preparation import Rows, StoredRows
 
 WARM_UP_STEPS = 50
 VALIDATION_CHUNK = 8192
+MOST_VALIDATION_ROWS = 1_000
+"""Validation rows held against all exemplars at a check."""
+MOST_BETWEEN_CHECKS = {False: 200, True: 100}
+QUICK_FACTOR = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +122,7 @@ def train(
     validation_rows: Rows | StoredRows,
     settings: TrainingSettings,
     hooks: Sequence[Hook] = (),
+    pool: ExemplarPool | None = None,
 ) -> History:
     """Fits the model in place and leaves it with the weights of the best validation bound.
 
@@ -119,12 +134,13 @@ def train(
         validation_rows: Prepared rows that decide when to stop.
         settings: How.
         hooks: Told of every step and check.
+        pool: The exemplars to train against; for a model with an exemplar prior, and only for it.
     """
-    run = _Run(model, train_rows, validation_rows, settings, hooks)
+    run = _Run(model, train_rows, validation_rows, settings, hooks, pool)
     try:
-        for step in range(1, settings.max_steps + 1):
+        for step in range(1, settings.steps + 1):
             run.step(step)
-            if step % run.every == 0 or step == settings.max_steps:
+            if step % run.every == 0 or step == settings.steps:
                 run.check()
                 if not math.isfinite(run.history.checks[-1].validation_loss):
                     run.history.stopped = "diverged"
@@ -137,6 +153,7 @@ def train(
     if not run.history.checks:
         run.check()
     model.load_state_dict(run.best_weights)
+    store_pseudo_rows(model)
     return run.history
 
 
@@ -150,17 +167,21 @@ class _Run:
         validation_rows: Rows | StoredRows,
         settings: TrainingSettings,
         hooks: Sequence[Hook],
+        pool: ExemplarPool | None,
     ) -> None:
         self.model, self.train_rows, self.validation_rows = model, train_rows, validation_rows
         self.settings, self.hooks = settings, hooks
         device = train_rows.x.device
         self.n = len(train_rows.observed)
         self.batch = settings.batch_of(self.n)
-        self.every = max(25, min(200, math.ceil(self.n / self.batch)))
+        self.every = max(
+            25, min(MOST_BETWEEN_CHECKS[isinstance(model.prior, ExemplarPrior)], math.ceil(self.n / self.batch))
+        )
         self.generator = torch.Generator(device).manual_seed(settings.seed)
         self.batches = _batches(self.n, self.batch, self.generator)
-        self.optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, fused=True)
+        self.optimiser = torch.optim.Adam(_groups(model), lr=settings.rate, fused=True)
         self.still = _validation_noise(model, len(validation_rows.observed), settings.seed, device)
+        self.pool = pool
         self.history, self.best_weights = History(), copy.deepcopy(model.state_dict())
         self.best, self.stale, self.rate = math.inf, 0, 0.0
         self.recent, self.checked_at = torch.zeros((), device=device), 0
@@ -169,15 +190,30 @@ class _Run:
     def step(self, step: int) -> None:
         """Takes one step of the optimiser."""
         self.rate = _set_rate(self.optimiser, step, self.settings)
-        rows = self.train_rows.take(next(self.batches))
-        self.recent += _step(self.model, rows, self.optimiser, self.settings, self.generator)
+        batch = next(self.batches)
+        self.recent += self._descend(self._loss(batch))
         self.history.steps = step
         for hook in self.hooks:
-            hook.on_step(step, self.settings.max_steps, self.batch)
+            hook.on_step(step, self.settings.steps, self.batch)
+
+    def _loss(self, batch: Tensor) -> Tensor:
+        rows = self.train_rows.take(batch)
+        if self.pool is None:
+            return objective(self.model, rows, draw_noise(self.model, len(batch), self.generator))
+        exemplars, own = self.pool.draw(batch, self.generator)
+        noise = draw_noise(self.model, len(batch) + len(exemplars.observed), self.generator)
+        return exemplar_objective(self.model, rows, exemplars, own, noise) + shrinkage(self.model)
+
+    def _descend(self, loss: Tensor) -> Tensor:
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_gradient_norm)
+        self.optimiser.step()
+        return loss.detach()
 
     def check(self) -> None:
         """Looks at the validation bound and keeps the weights if they are the best so far."""
-        bound = _validation_loss(self.model, self.validation_rows, self.still)
+        bound = _validation_loss(self.model, self.validation_rows, self.still, self.pool)
         step, taken = self.history.steps, max(1, self.history.steps - self.checked_at)
         is_best = bound < self.best or not self.history.checks
         self.stale = 0 if bound < self.best - self.settings.min_gain else self.stale + 1
@@ -201,29 +237,26 @@ class _Run:
             hook.on_check(check)
 
 
-def _step(
-    model: TableVAE,
-    rows: Rows,
-    optimiser: torch.optim.Optimizer,
-    settings: TrainingSettings,
-    generator: torch.Generator,
-) -> Tensor:
-    loss = objective(model, rows, draw_noise(model, len(rows.observed), generator))
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_gradient_norm)
-    optimiser.step()
-    return loss.detach()
-
-
 def _set_rate(optimiser: torch.optim.Optimizer, step: int, settings: TrainingSettings) -> float:
     """Warm-up, then half a cosine down to a twentieth."""
     warm = min(1.0, step / WARM_UP_STEPS)
-    cosine = 0.05 + 0.95 * 0.5 * (1.0 + math.cos(math.pi * step / settings.max_steps))
-    rate = settings.learning_rate * warm * cosine
+    cosine = 0.05 + 0.95 * 0.5 * (1.0 + math.cos(math.pi * step / settings.steps))
+    rate = settings.rate * warm * cosine
     for group in optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["factor"]
     return rate
+
+
+def _groups(model: TableVAE) -> list[dict[str, Any]]:
+    """Networks at the common rate; under exemplars the variances, carries and copies at ten times it.
+
+    They are few, see every row, and start far from where they belong: at the common rate the schedule would decide them.
+    """
+    quick = ("likelihood.", "prior.") if isinstance(model.prior, ExemplarPrior) else ()
+    slow = [weight for name, weight in model.named_parameters() if not name.startswith(quick or ("-",))]
+    fast = [weight for name, weight in model.named_parameters() if quick and name.startswith(quick) and weight.numel()]
+    groups: list[dict[str, Any]] = [{"params": slow, "factor": 1.0}]
+    return [*groups, {"params": fast, "factor": QUICK_FACTOR}] if fast else groups
 
 
 def _batches(n: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -243,8 +276,16 @@ def _validation_noise(model: TableVAE, n: int, seed: int, device: torch.device) 
 
 
 @torch.no_grad()
-def _validation_loss(model: TableVAE, rows: Rows | StoredRows, still: Tensor) -> float:
+def _validation_loss(model: TableVAE, rows: Rows | StoredRows, still: Tensor, pool: ExemplarPool | None) -> float:
     n = len(rows.observed)
+    if pool is not None:
+        n = min(n, MOST_VALIDATION_ROWS)
+        part = rows.take(torch.arange(n, device=still.device))
+        posterior = model.posterior(part.features())
+        decoded = model.decode(posterior.mean[None])
+        nats = exemplar_prior(model).score(part, posterior, decoded, model.likelihood, pool.encode(model))
+        bound = nats.mean().item()
+        return bound if math.isfinite(bound) else math.inf
     total = 0.0
     chunk = model.layout.chunk_rows(VALIDATION_CHUNK)
     for start in range(0, n, chunk):

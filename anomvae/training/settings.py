@@ -9,6 +9,8 @@ from typing import Literal
 from anomvae.errors import SettingError
 
 Device = Literal["auto", "cpu", "cuda"]
+DEFAULT_STEPS = 3_000
+DEFAULT_RATE = 3e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,9 +18,10 @@ class TrainingSettings:
     """How the weights are fitted.
 
     Attributes:
-        max_steps: Most steps of the optimiser.
-        batch_rows: Rows a step; None: 128 to 2,048, growing with the data.
-        learning_rate: Peak rate of Adam; warmed up over 50 steps, then a cosine down to 5 %.
+        max_steps: Most steps of the optimiser; None: by the effort of the fit.
+        batch_rows: Rows a step; None: 64 with exemplars (each brings two), else 128 to 2,048, growing with the data.
+        learning_rate: Peak rate of Adam, warmed up over 50 steps, then a cosine down to 5 %; None: 0.005 with exemplars,
+            else 0.003.
         max_gradient_norm: Gradients are scaled down to this norm.
         patience: Checks without a gain after which training stops.
         min_gain: Smallest gain of the validation bound that counts, nats.
@@ -28,9 +31,9 @@ class TrainingSettings:
             whatever the number of cores.
     """
 
-    max_steps: int = 3000
+    max_steps: int | None = None
     batch_rows: int | None = None
-    learning_rate: float = 3e-3
+    learning_rate: float | None = None
     max_gradient_norm: float = 10.0
     patience: int = 12
     min_gain: float = 1e-3
@@ -45,8 +48,8 @@ class TrainingSettings:
             SettingError: Names the setting and what it may be.
         """
         positive = {
-            "max_steps": self.max_steps,
-            "learning_rate": self.learning_rate,
+            "max_steps": self.steps,
+            "learning_rate": self.rate,
             "max_gradient_norm": self.max_gradient_norm,
             "patience": self.patience,
             "threads": self.threads,
@@ -62,6 +65,16 @@ class TrainingSettings:
             raise SettingError("training.min_gain must be a number, not negative")
         if self.device not in ("auto", "cpu", "cuda"):
             raise SettingError(f"training.device is {self.device!r}; it must be auto, cpu or cuda")
+
+    @property
+    def steps(self) -> int:
+        """Most steps in force."""
+        return DEFAULT_STEPS if self.max_steps is None else self.max_steps
+
+    @property
+    def rate(self) -> float:
+        """The peak rate in force."""
+        return DEFAULT_RATE if self.learning_rate is None else self.learning_rate
 
     def batch_of(self, rows: int) -> int:
         """Rows a step for a number of training rows.

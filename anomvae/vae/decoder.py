@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from anomvae.vae.likelihoods import CategoricalLikelihood, numeric_likelihood
+from anomvae.vae.likelihoods import CategoricalLikelihood, GaussianLikelihood, numeric_likelihood
 
 if TYPE_CHECKING:
     from anomvae.vae.layout import Layout
@@ -80,14 +80,31 @@ class RowLikelihood(nn.Module):
             parts.append(self.categorical.cost(decoded.logits, rows))
         return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
 
-    def reconstruction_error(self, decoded: Decoded, rows: Rows) -> Tensor:
-        """Mean over the observed columns of the squared error in scaled units (categories: Brier score), shape ``(n,)``."""
+    def log_variance(self) -> Tensor:
+        """Log variance of each number, scaled units, shape ``(d,)``; 0 where the likelihood fixes it at 1."""
+        if isinstance(self.numeric, GaussianLikelihood):
+            return self.numeric.log_variance
+        return torch.zeros(self.layout.d, device=self.categorical.blocks.device)
+
+    def reconstruction_error(
+        self, decoded: Decoded, rows: Rows, carried: Tensor | None = None, mass: Tensor | None = None
+    ) -> Tensor:
+        """Mean over the observed columns of the squared error in scaled units (categories: Brier score), shape ``(n,)``.
+
+        Args:
+            decoded: The decoder's answer at the posterior mean.
+            rows: n rows.
+            carried: What exemplars add to the decoded numbers, shape ``(n, d)``.
+            mass: Mass of each category's known values, where exemplars have a say, shape ``(n, K)``.
+        """
         total = torch.zeros_like(decoded.numeric[0, :, :1] if self.layout.d else decoded.logits[0, :, :1])[:, 0]
         count = torch.zeros_like(total)
         if self.layout.d:
-            error = (rows.x - self.numeric.mean(decoded.numeric)[0]).square() * rows.observed
+            expected = self.numeric.mean(decoded.numeric)[0]
+            error = (rows.x - (expected if carried is None else expected + carried)).square() * rows.observed
             total, count = total + row_sums(error), count + row_sums(rows.observed)
         if self.layout.c:
-            total = total + row_sums(self.categorical.brier(decoded.logits[0], rows))
+            known = self.categorical.probabilities(decoded.logits[0]) if mass is None else mass
+            total = total + row_sums(self.categorical.brier(known, rows))
             count = count + row_sums(rows.known + rows.unknown)
         return total / torch.clamp(count, min=1.0)

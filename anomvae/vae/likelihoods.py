@@ -175,9 +175,14 @@ class CategoricalLikelihood(nn.Module):
         weights = torch.exp(self._held(logits))
         return (1.0 - self.unknown_mass) * weights / ((weights @ self.blocks) @ self.blocks.T)
 
-    def brier(self, logits: Tensor, rows: Rows) -> Tensor:
-        """Brier score per column, 0 to 2, the unknown being a value of its own; zero where the cell is missing."""
-        squared = (self.probabilities(logits) - rows.onehot).square() @ self.blocks
+    def brier(self, probabilities: Tensor, rows: Rows) -> Tensor:
+        """Brier score per column, 0 to 2, the unknown being a value of its own; zero where the cell is missing.
+
+        Args:
+            probabilities: Mass of each known value, shape ``(n, K)``.
+            rows: n rows.
+        """
+        squared = (probabilities - rows.onehot).square() @ self.blocks
         unknown = (self.unknown_mass - rows.unknown).square()
         return (rows.known + rows.unknown) * (squared + unknown)
 

@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from anomvae.vae.exemplars import ExemplarPrior, Exemplars
+from anomvae.vae.gaussian import Gaussian
+from anomvae.vae.mixture import PseudoRowPrior
+
 if TYPE_CHECKING:
     from anomvae.vae.model import TableVAE
     from anomvae.vae.preparation import Rows
+
+
+SHRINKAGE = 1.0
 
 
 class Noise(NamedTuple):
@@ -55,8 +62,67 @@ def objective(model: TableVAE, rows: Rows, noise: Noise) -> Tensor:
     """
     posterior = model.posterior(corrupted(model, rows, noise).features())
     z = posterior.at(noise.latent) if model.settings.is_variational else posterior.mean[None]
-    terms = model.terms(rows, posterior, z)
+    if isinstance(model.prior, PseudoRowPrior):
+        components = model.posterior(model.prior.pseudo_rows)
+        terms = model.prior.terms(rows, posterior, model.decode(z), model.likelihood, components)
+    else:
+        terms = model.terms(rows, posterior, z)
     return (terms.column.sum(dim=1) + model.settings.kl_weight * terms.latent).mean()
+
+
+def shrinkage(model: TableVAE) -> Tensor:
+    r"""Penalty that draws the columns' log variances together, nats: :math:`\sum_j (\log\sigma_j^2 - \overline{\log\sigma^2})^2`.
+
+    A column that normal rows hardly vary in would otherwise drown all others.
+    """
+    log_variance = model.likelihood.log_variance()
+    return (
+        SHRINKAGE * (log_variance - log_variance.mean()).square().sum()
+        if model.layout.d > 1
+        else log_variance.sum() * 0.0
+    )
+
+
+def exemplar_objective(model: TableVAE, rows: Rows, exemplars: Rows, own: Tensor, noise: Noise) -> Tensor:
+    """The score of rows against exemplars with both sides' z drawn, mean over the rows, nats.
+
+    Args:
+        model: With an exemplar prior.
+        rows: n rows.
+        exemplars: E rows; none answers for itself.
+        own: True where an exemplar is the row itself, shape ``(n, E)``.
+        noise: For all n + E rows, the exemplars after the rows.
+    """
+    n = len(rows.observed)
+    both = type(rows)(*(torch.cat(pair) for pair in zip(rows, exemplars, strict=True)))
+    posterior = model.posterior(corrupted(model, both, noise).features())
+    decoded = model.decode(posterior.at(noise.latent))
+    left, right = Gaussian(*(part[:n] for part in posterior)), Gaussian(*(part[n:] for part in posterior))
+    stored = Exemplars(right, (exemplars.x - decoded.numeric[0, n:]) * exemplars.observed, exemplars.onehot)
+    prior = exemplar_prior(model)
+    of_rows = type(decoded)(*(part[:, :n] for part in decoded))
+    return prior.score(rows, left, of_rows, model.likelihood, stored, own).mean()
+
+
+def encode_exemplars(model: TableVAE, rows: Rows) -> Exemplars:
+    """Exemplars of rows, at posterior means."""
+    posterior = model.posterior(rows.features())
+    decoded = model.decode(posterior.mean[None])
+    return Exemplars(posterior, (rows.x - decoded.numeric[0]) * rows.observed, rows.onehot)
+
+
+def exemplar_prior(model: TableVAE) -> ExemplarPrior:
+    """The model's prior, which must be one of exemplars."""
+    if not isinstance(model.prior, ExemplarPrior):
+        raise TypeError("the model has no exemplar prior")
+    return model.prior
+
+
+def store_pseudo_rows(model: TableVAE) -> None:
+    """Keeps the posteriors of the pseudo-rows with the weights as they are; nothing under another prior."""
+    if isinstance(model.prior, PseudoRowPrior):
+        with torch.no_grad():
+            model.prior.store(model.posterior(model.prior.pseudo_rows))
 
 
 def corrupted(model: TableVAE, rows: Rows, noise: Noise) -> Rows:

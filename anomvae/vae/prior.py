@@ -1,7 +1,7 @@
 """The prior and what it makes of a row: one cost per column and one for the latent.
 
 A prior is given the rows, their posterior and the decoder, and answers with the terms of the negative ELBO. N(0, I) takes
-the columns as the decoder gives them. A prior made of stored rows can edit its exemplar instead: it needs the same three.
+the columns as the decoder gives them; exemplars (:mod:`anomvae.vae.exemplars`) are edited instead, and need the same three.
 """
 
 from __future__ import annotations
@@ -25,10 +25,20 @@ class Terms(NamedTuple):
     Attributes:
         column: One cost per scored column, numbers then categories, shape ``(n, d + c)``.
         latent: Cost of the latent, shape ``(n,)``.
+        score: Their sum, where the prior has it exactly, shape ``(n,)``; None: to be summed.
+        carried: What exemplars add to the decoded numbers, scaled units, shape ``(n, d)``; None without.
+        mass: Mass of each category's known values, exemplars included, shape ``(n, K)``; None: the decoder's own.
     """
 
     column: Tensor
     latent: Tensor
+    score: Tensor | None = None
+    carried: Tensor | None = None
+    mass: Tensor | None = None
+
+    def total(self) -> Tensor:
+        """The score, nats, shape ``(n,)``."""
+        return row_sums(self.column) + self.latent if self.score is None else self.score
 
 
 class Prior(Protocol):

@@ -11,6 +11,10 @@ from anomvae.vae.likelihoods import NUMERIC_LIKELIHOODS, NumericLikelihoodName
 
 ModelKind = Literal["vae", "beta-vae", "autoencoder", "denoising-autoencoder"]
 MODEL_KINDS: tuple[ModelKind, ...] = get_args(ModelKind)
+PriorName = Literal["exemplars", "pseudo-rows", "normal"]
+PRIORS: tuple[PriorName, ...] = get_args(PriorName)
+DEFAULT_EXEMPLARS = 1_000
+PSEUDO_ROWS = 64
 DEFAULT_BETA: dict[ModelKind, float] = {"vae": 1.0, "beta-vae": 4.0, "autoencoder": 0.0, "denoising-autoencoder": 0.0}
 DEFAULT_NOISE: dict[ModelKind, float] = {"vae": 0.0, "beta-vae": 0.0, "autoencoder": 0.0, "denoising-autoencoder": 0.5}
 
@@ -31,6 +35,13 @@ class ModelSettings:
         mask_rate: Share of cells hidden from the encoder at random in training, so that missing cells do no harm.
         score_draws: Fixed antithetic draws of z that the score averages over; 1: the posterior mean alone.
         log_variance_floor: Smallest log variance a numeric column may learn, in scaled units.
+        prior: `exemplars` (a row is an edit of a stored normal row), `pseudo-rows` (VampPrior: learnt, none is stored) or
+            `normal` (N(0, I)). None: exemplars for a VAE with the Gaussian likelihood, else normal.
+        exemplars: Rows stored; None: by the effort of the fit. More rank better and cost more.
+        novelty: Whether values, and pairs of values, that training never held count: by the Good-Turing estimate, in
+            nats. None: where the prior has exemplars or pseudo-rows.
+        novelty_least: Other rows that must hold a value for it to count as seen; more than one keeps rare values out of
+            the bundle.
     """
 
     kind: ModelKind = "vae"
@@ -41,7 +52,11 @@ class ModelSettings:
     input_noise: float | None = None
     mask_rate: float = 0.02
     score_draws: int = 1
-    log_variance_floor: float = -6.0
+    log_variance_floor: float = -9.0
+    prior: PriorName | None = None
+    exemplars: int | None = None
+    novelty: bool | None = None
+    novelty_least: int = 1
 
     def __post_init__(self) -> None:
         """Refuses values that make no model.
@@ -65,11 +80,44 @@ class ModelSettings:
             raise SettingError("model.mask_rate must be in [0, 1)")
         if not 1 <= self.score_draws <= 256:  # noqa: PLR2004
             raise SettingError("model.score_draws must be 1 to 256")
+        self._check_prior()
+
+    def _check_prior(self) -> None:
+        if self.prior is not None:
+            _one_of("model.prior", self.prior, PRIORS)
+        if self.exemplars is not None and self.exemplars < 2:  # noqa: PLR2004  a row never answers for itself
+            raise SettingError("model.exemplars must be at least 2")
+        if self.novelty_least < 1:
+            raise SettingError("model.novelty_least must be at least 1")
+        if self.prior == "exemplars" and (self.kind != "vae" or self.likelihood != "gaussian"):
+            raise SettingError(
+                "model.prior = 'exemplars' edits stored rows under model.kind = 'vae' and model.likelihood = 'gaussian'; "
+                "choose those, or model.prior = 'normal'"
+            )
+        if self.prior == "pseudo-rows" and not self.is_variational:
+            raise SettingError(f"model.prior = 'pseudo-rows' is a VAE's; model.kind {self.kind!r} has no prior")
+        if self.score_draws > 1 and self.prior_in_force == "exemplars":
+            raise SettingError(
+                "model.score_draws averages under model.prior = 'normal'; exemplars score at the posterior mean"
+            )
 
     @property
     def is_variational(self) -> bool:
         """Whether the latent is a distribution; an autoencoder's is a point."""
         return self.kind in ("vae", "beta-vae")
+
+    @property
+    def prior_in_force(self) -> PriorName:
+        """The prior in force; an autoencoder has none and answers `normal`."""
+        if self.prior is not None:
+            return self.prior
+        by_default = self.kind == "vae" and self.likelihood == "gaussian" and self.score_draws == 1
+        return "exemplars" if by_default else "normal"
+
+    @property
+    def has_novelty(self) -> bool:
+        """Whether never-seen values count."""
+        return self.prior_in_force != "normal" if self.novelty is None else self.novelty
 
     @property
     def kl_weight(self) -> float:

@@ -14,10 +14,15 @@ from anomvae.data.encoding import EncodedRows
 from anomvae.export.detector import CalibratedDetector
 from anomvae.export.graph import export_graph
 from anomvae.scoring.session import GraphSession
+from anomvae.training.exemplars import ExemplarPool
 from anomvae.training.loop import train
 from anomvae.training.settings import TrainingSettings
+from anomvae.vae.exemplars import ExemplarPrior
 from anomvae.vae.layout import NO_CODE, Layout
 from anomvae.vae.model import TableVAE
+from anomvae.vae.novelty import Novelty
+from anomvae.vae.objective import exemplar_prior
+from anomvae.vae.preparation import StoredRows
 from anomvae.vae.scores import RowScorer, RowScores
 from anomvae.vae.settings import ModelSettings
 
@@ -26,6 +31,8 @@ if TYPE_CHECKING:
 
 RATE = 0.05
 VARIANTS: dict[str, dict[str, Any]] = {
+    "exemplars and seen values": {"d": 4, "cards": (5, 0, 2), "prior": "exemplars"},
+    "pseudo-rows": {"d": 2, "cards": (3,), "prior": "pseudo-rows"},
     "numbers": {"d": 5, "cards": ()},
     "categories, one of which training never saw": {"d": 0, "cards": (4, 0, 3), "score_draws": 8},
     "mixed": {
@@ -64,6 +71,7 @@ def raw_rows(d: int, cards: tuple[int, ...], n: int, seed: int) -> EncodedRows:
     draw = np.random.default_rng(seed)
     cause = draw.normal(size=(n, 1))
     numeric = 100.0 + 7.0 * (cause + 0.3 * draw.normal(size=(n, d)))
+    numeric[:, 1::2] = numeric[:, 1::2].round(-1)  # values that repeat
     numeric[draw.random((n, d)) < 0.05] = np.nan
     numeric[draw.random((n, d)) < 0.01] = np.inf
     codes = np.stack([draw.integers(0, size + 1, n) for size in cards], axis=1) if cards else np.zeros((n, 0))
@@ -85,10 +93,15 @@ def exported(name: str) -> Exported:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = TableVAE(layout, ModelSettings(layers=(24, 16), **asked))
+        model = TableVAE(layout, ModelSettings(**{"layers": (24, 16), "prior": "normal", **asked}))
     fitting = raw_rows(d, cards, 400, 1)
-    rows = model.preparation(torch.from_numpy(fitting.numeric), torch.from_numpy(fitting.categorical))
-    train(model, rows, rows, TrainingSettings(max_steps=30, learning_rate=1e-2, device="cpu"))
+    rows = StoredRows(model.preparation, torch.from_numpy(fitting.numeric), torch.from_numpy(fitting.categorical))
+    pool = ExemplarPool(rows, 60, seed=0) if isinstance(model.prior, ExemplarPrior) else None
+    train(model, rows, rows, TrainingSettings(max_steps=30, learning_rate=1e-2, device="cpu"), pool=pool)
+    if pool is not None:
+        with torch.no_grad():
+            exemplar_prior(model).store(pool.encode(model))
+        model.novelty = Novelty.learn(layout, fitting.numeric, fitting.categorical)
     scorer = RowScorer(model.eval()).eval()
     calibration = raw_rows(d, cards, 199, 2)
     with torch.no_grad():

@@ -75,7 +75,9 @@ def test_the_bundle_holds_all_that_was_promised(fitted: Bundle) -> None:
     assert len(set(map(len, record.curves.values()))) == 1
     assert record.parameters["training.seed"] == 0
     card = (fitted.folder / "card.md").read_text()
-    assert "no training row is stored" in card
+    assert bundle.manifest.prior == "exemplars"
+    assert f"**This bundle holds training data**: {bundle.manifest.exemplars} normal rows are stored" in card
+    assert "no training row is stored" not in card
     assert "`pressure`" in card or "| pressure |" in card
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from anomvae.bundle import Calibration, Column, LeftOut, Manifest, Provenance, Split, TrainingRecord
 from anomvae.report import Reason, ReportContents, ScoredRows, StrangeRow
+from anomvae.vae.diagnostics import LatentUse, Relations
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,8 +115,9 @@ class Plant:
             calibration,
             self.scored(self.labelled, rng, table, shift=5.0) if self.labelled else None,
             strangest_of(self.columns, validation, rng),
-            kl,
+            LatentUse(kl, 0.8, kl) if self.latent else None,
             self.warnings,
+            Relations(-11.2, -3.4, 7.6, 0.3, self.rows[1]),
         )
 
     def scored(self, n: int, rng: np.random.Generator, table: FloatArray, shift: float = 0.0) -> ScoredRows:

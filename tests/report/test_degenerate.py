@@ -11,6 +11,7 @@ import pytest
 
 from anomvae.bundle import Column
 from anomvae.report import Reason, ReportContents, ScoredRows, StrangeRow, render
+from anomvae.vae.diagnostics import LatentUse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -168,7 +169,9 @@ def test_parts_of_which_only_some_rows_were_drawn_are_said(make_contents: Make) 
 
 @pytest.mark.parametrize("active", [[], [0.0], [np.nan, 1.0], [1e300, 0.2], [0.0] * 200])
 def test_any_use_of_the_latent_space_is_reported(labelled_contents: ReportContents, active: list[float]) -> None:
-    assert whole(render(dataclasses.replace(labelled_contents, active_latents=np.array(active, dtype=np.float64))))
+    kl = np.array(active, dtype=np.float64)
+    use = LatentUse(kl, 0.5, kl)
+    assert whole(render(dataclasses.replace(labelled_contents, latent_use=use)))
 
 
 def test_odd_dates_versions_and_settings_are_shown_as_they_are(labelled_contents: ReportContents) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from anomvae.report import ReportContents, render
 from anomvae.report.trust import Check, checks
+from anomvae.vae.diagnostics import LatentUse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +63,7 @@ def test_training_that_ended_while_still_falling_is_noticed(labelled_contents: R
 
 
 def test_an_unused_latent_space_is_noticed(labelled_contents: ReportContents) -> None:
-    contents = dataclasses.replace(labelled_contents, active_latents=np.full(4, 0.001))
+    contents = dataclasses.replace(labelled_contents, latent_use=LatentUse(np.full(4, 0.001), 0.0, np.zeros(4)))
     assert named(contents, "latent space").level == "look"
 
 

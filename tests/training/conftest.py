@@ -32,7 +32,7 @@ def make_model() -> MakeModel:
     def make(seed: int = 0, **settings: Any) -> TableVAE:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return TableVAE(layout, ModelSettings(**{"layers": (8,), "latent": 2, **settings}))
+            return TableVAE(layout, ModelSettings(**{"layers": (8,), "latent": 2, "prior": "normal", **settings}))
 
     return make
 

@@ -63,7 +63,9 @@ def make_model() -> MakeModel:
             layout = replace(layout, offset=(0.0,) * d, scale=(1.0,) * d)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = TableVAE(layout, ModelSettings(**{"layers": (8,), "latent": 1, "mask_rate": 0.0, **settings}))
+            model = TableVAE(
+                layout, ModelSettings(**{"layers": (8,), "latent": 1, "mask_rate": 0.0, "prior": "normal", **settings})
+            )
             with torch.no_grad():
                 for weight in (*model.encoder.parameters(), *model.decoder.parameters()):
                     weight.mul_(2.5)

@@ -238,7 +238,7 @@ def fitted(numeric: np.ndarray[Any, np.dtype[np.float64]], **settings: Any) -> t
     d = numeric.shape[1]
     layout = Layout(tuple(offset.tolist()), tuple(scale.tolist()), (False,) * d, (), (), 0.01)
     torch.manual_seed(0)
-    model = TableVAE(layout, ModelSettings(layers=(16,), latent=2, **settings))
+    model = TableVAE(layout, ModelSettings(layers=(16,), latent=2, prior="normal", **settings))
     raw = torch.tensor(numeric, dtype=torch.float32)
     rows: Rows = model.preparation(raw, torch.zeros(len(raw), 0, dtype=torch.int64))
     train(model, rows, rows, TrainingSettings(max_steps=250, device="cpu", learning_rate=1e-2))
@@ -302,3 +302,9 @@ def test_decoding_a_rows_latent_gives_what_was_expected_of_it(make_model: MakeMo
 def test_the_latent_size_follows_the_columns_unless_stated() -> None:
     assert [ModelSettings().latent_size(n) for n in (1, 2, 6, 32, 500)] == [2, 2, 6, 32, 32]
     assert ModelSettings(latent=3).latent_size(500) == 3
+
+
+def test_a_vae_with_gaussian_noise_has_exemplars_by_default() -> None:
+    assert ModelSettings().prior_in_force == "exemplars"
+    others = (ModelSettings(kind="autoencoder"), ModelSettings(likelihood="mse"), ModelSettings(score_draws=4))
+    assert {other.prior_in_force for other in others} == {"normal"}
