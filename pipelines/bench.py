@@ -21,7 +21,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.sections import find_section
+from pipelines import bench_exemplars
+from pipelines.sections import find_section, with_section, write_section
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,7 +94,7 @@ def _our_epoch(rows: npt.NDArray[np.float32]) -> tuple[float, int, int]:
         Column(f"s{j}", "numeric", "double", mean=float(x.mean()), std=float(x.std()), low=0.0, high=1.0)
         for j, x in enumerate(rows.T)
     ]
-    model = TableVAE(layout_of(columns, n), ModelSettings(layers=LAYERS))
+    model = TableVAE(layout_of(columns, n), ModelSettings(layers=LAYERS, prior="normal"))
     prepared = model.preparation(torch.from_numpy(rows), torch.zeros(n, 0, dtype=torch.int64))
     validation = prepared.take(torch.arange(min(n, 10_000)))
     batch = TrainingSettings().batch_of(n)
@@ -102,7 +103,7 @@ def _our_epoch(rows: npt.NDArray[np.float32]) -> tuple[float, int, int]:
         started = time.perf_counter()
         train(model, prepared, validation, settings)
         seconds = time.perf_counter() - started
-    return seconds / settings.max_steps * n / batch, model.k, batch
+    return seconds / settings.steps * n / batch, model.k, batch
 
 
 def _peer_epoch(peer: Any, rows: npt.NDArray[np.float32]) -> float:
@@ -123,9 +124,9 @@ def _peer_epoch(peer: Any, rows: npt.NDArray[np.float32]) -> float:
 
 
 def fit_command(data: Path, folder: Path, steps: int) -> dict[str, float]:
-    """Seconds and resident memory of `anomvae fit` on a file."""
+    """Seconds and resident memory of `anomvae fit` on a file, of a plain VAE."""
     config = folder / "fit.toml"
-    config.write_text(f"[training]\nmax_steps = {steps}\n")
+    config.write_text(f'[model]\nprior = "normal"\n[training]\nmax_steps = {steps}\n')
     command = ["fit", str(data), "--out", str(folder / "bundle"), "--config", str(config), "--no-track"]
     return _measured(command)
 
@@ -255,6 +256,9 @@ def page(facts: dict[str, Any]) -> str:
 
 Written by `make bench` on {facts["machine"]}. Compare the ratios: they are taken inside one run.
 
+Training and scoring are those of a plain VAE (`model.prior = "normal"`): like beside like, and the quickest graph shows best what
+the code around it costs. [What exemplars cost](#what-exemplars-cost) comes on top.
+
 ## Training
 
 One pass over {facts["epoch_rows"]:,} rows of {COLUMNS} columns, layers {LAYERS[0]}-{LAYERS[1]}, on the CPU; for the peer the training loop alone.
@@ -270,7 +274,7 @@ most {facts["fit"]["peak_mb"]:,.0f} MB resident.
 
 ## Scoring
 
-The same graph (`vae`, posterior mean, p-values, verdict, contributions, expected values), rows a second of ONNX Runtime alone:
+The same graph (a plain VAE, posterior mean, p-values, verdict, contributions, expected values), rows a second of ONNX Runtime alone:
 
 | rows a call | {chunks} |
 |---|{"---|" * len(CHUNKS)}
@@ -286,10 +290,12 @@ The same graph (`vae`, posterior mean, p-values, verdict, contributions, expecte
 | ONNX Runtime alone, default session, best batch | {max(rates["default"].values()):,.0f} | anomvae reaches {rates["ratio_default"]:.0%} |
 | ONNX Runtime alone, every core on chunks of its own | {rates["side_by_side"]:,.0f} | anomvae reaches {rates["ratio_all_cores"]:.0%} |
 
-The model is so quick that reading, explaining and writing take about as long as the graph itself: with every core given to
+This model is so quick that reading, explaining and writing take about as long as the graph itself: with every core given to
 ONNX Runtime alone, the whole pipeline cannot come close to it.
 
 The command as a process of its own, start-up included: {facts["score"]["seconds"]:.1f} s, at most {facts["score"]["peak_mb"]:,.0f} MB resident.
+
+{facts["exemplars"]}
 
 ## Start-up
 
@@ -306,7 +312,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--epoch-rows", type=int, default=100_000)
     parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--only", choices=["exemplars"], help="Measure and write this section alone.")
     arguments = parser.parse_args()
+    if arguments.only:
+        write_section(PAGE, bench_exemplars.SECTION, bench_exemplars.section(bench_exemplars.measure()))
+        print(f"wrote the section {bench_exemplars.SECTION} of {PAGE}")
+        return
     from anomvae.training.settings import TrainingSettings
 
     facts: dict[str, Any] = {
@@ -328,6 +339,8 @@ def main() -> None:
         ):
             facts[name] = measure()
             print(f"{name}: {facts[name]}", flush=True)
+    exemplars = bench_exemplars.section(bench_exemplars.measure())
+    facts["exemplars"] = with_section("", bench_exemplars.SECTION, exemplars).strip()
     kept = find_section(PAGE.read_text(), "bench-serve") if PAGE.exists() else ""
     PAGE.write_text(page(facts) + (f"\n{kept}\n" if kept else ""))
     print(

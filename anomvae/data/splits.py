@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     IntArray = npt.NDArray[np.int64]
 
 MIN_TRAIN_ROWS = 16
-STEADY = 4
+STEADY = 2
 MAX_VALIDATION_ROWS = 10_000
 MAX_CALIBRATION_ROWS = 20_000
 
@@ -46,7 +46,7 @@ def part_sizes(n: int, alarm_rate: float) -> tuple[int, int, int]:
     """Sizes of the training, validation and calibration parts of n normal rows.
 
     A tenth validates (10 to 10,000 rows). A fifth calibrates (at most 20,000 rows), more where the alarm rate needs more
-    (four times the least that supports it, so that the threshold does not rest on one row, while that is under 30 %; the
+    (twice the least that supports it, so that the threshold does not rest on one row, while that is under 30 %; the
     least itself up to half of the rows).
 
     Raises:

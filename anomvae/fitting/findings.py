@@ -259,9 +259,9 @@ def _latent_warnings(manifest: Manifest, latent: LatentUse | None, relations: Re
         )
     if relations is not None and not relations.help:
         return (
-            f"Relations between columns add nothing here: all columns together explain held-out rows no better "
-            f"({relations.fit:.1f} nats a row) than each column on its own ({relations.independent:.1f} nats). A simpler "
-            "detector, such as limits on each column, may do as well.",
+            f"All columns together explain held-out rows no better ({relations.fit:.1f} nats a row) than each column on its own "
+            f"({relations.independent:.1f} nats): relations between columns add nothing here, or the fit has not learnt them. "
+            "A simpler detector, such as limits on each column, may do as well.",
         )
     return ()
 

@@ -169,7 +169,7 @@ def _relations(contents: ReportContents) -> Iterator[Check]:
     finding = (
         f"{both}; most rows gain {number(found.gain)} nats."
         if found.help
-        else f"{both}: no better. A simpler detector, such as limits on each column, may do as well."
+        else f"{both}: no better. They add nothing here, or the fit has not learnt them; a simpler detector may do as well."
     )
     yield Check("good" if found.help else "look", "Relations between columns help", finding)
 

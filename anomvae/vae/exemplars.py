@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 MOST_MATCHES = 512
 """Known values of categories that can be copied, the most frequent of the exemplars: a product this wide stays cheap."""
 NOT_ITS_OWN = 1e30
+WIDE = 16
+CARRY_START = {False: -1.0, True: 1.0}
+"""Where carries start, by whether the table is wide: from a VAE, or nearer to a kernel density, which few rows of many
+columns bear better; training moves them."""
 
 
 class Exemplars(NamedTuple):
@@ -69,7 +73,8 @@ class ExemplarPrior(nn.Module):
         super().__init__()
         self.k, self.layout = k, layout
         self.spread_logit = nn.Parameter(torch.full((k,), math.log(2.0)))
-        self.carry_logit = nn.Parameter(torch.full((layout.d,), -1.0))
+        start = CARRY_START[layout.d + layout.c >= WIDE]
+        self.carry_logit = nn.Parameter(torch.full((layout.d,), start))
         self.copy_logit = nn.Parameter(torch.full((layout.c,), -1.0))
         self.stored_mean: Tensor
         self.stored_log_variance: Tensor
@@ -196,6 +201,12 @@ class ExemplarPrior(nn.Module):
         if own is not None:
             fit = torch.where(own, torch.full_like(fit, -NOT_ITS_OWN), fit)
         return _Held(fit, constant, numbers, categories)
+
+    def largest_divergence_term(self, posterior: Gaussian) -> Tensor:
+        """Largest sum that a row's divergences from the exemplars are differences of, nats, shape ``(n,)``."""
+        precision = torch.exp(-self.stored_log_variance - self.spread)
+        spread = torch.exp(posterior.log_variance) + posterior.mean.square()
+        return 0.5 * (spread @ precision.T).amax(dim=1)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """Draws of z from the exemplars' posteriors, shape ``(n, k)``."""

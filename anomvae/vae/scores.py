@@ -98,8 +98,11 @@ class RowScorer(nn.Module):
         An exemplar that lies as far out as the row takes back nearly all that the decoder alone would charge; float32 keeps
         about seven digits of that charge, and two libraries agree on a score to no more.
         """
-        rows, _, at_mean, terms = self._explained(numeric, categorical, None)
-        return torch.maximum(self.model.likelihood.cost(at_mean, rows).abs().sum(dim=(0, 2)), terms.total().abs())
+        rows, posterior, at_mean, terms = self._explained(numeric, categorical, None)
+        charged = self.model.likelihood.cost(at_mean, rows).abs().sum(dim=(0, 2))
+        if isinstance(self.model.prior, ExemplarPrior):
+            charged = charged + self.model.prior.largest_divergence_term(posterior)
+        return torch.maximum(charged, terms.total().abs())
 
     def _explained(
         self, numeric: Tensor, categorical: Tensor, own: Tensor | None

@@ -89,7 +89,7 @@ def test_from_fit_to_promotion_in_the_registry(cli: Any, labelled: Path) -> None
     assert listed[0]["candidate"] == 2
     shown = cli("models", "show", "pump@candidate")
     assert "pump/2" in shown.out
-    assert "none are stored in the model" in shown.out
+    assert "are stored in the model as exemplars" in shown.out
     assert json.loads(cli("models", "show", "pump/1", "--json").out)["name"] == "pump"
     promoted = cli("models", "promote", "pump@candidate", "--force")
     assert promoted.code == 0, promoted.err

@@ -88,7 +88,7 @@ def test_a_column_whose_words_changed_is_warned_of_and_its_values_are_named(
         }
     )
     pq.write_table(rows, tmp_path / "rows.parquet")
-    told = cli("score", "rows.parquet", "--model", fitted.folder)
+    told = cli("score", "rows.parquet", "--model", fitted.folder, "--top", 5)
     assert "'material' holds values that training never saw in 10 of 10 rows" in told.err
     reasons = {reason["column"]: reason["value"] for reason in json.loads(told.out.splitlines()[0])["reasons"]}
     assert reasons["material"] == "Stahl"
