@@ -37,7 +37,7 @@ Inputs and outputs of `scorer.onnx`; n rows, d numbers, c categories, k latent d
 
 | output | shape | meaning |
 |---|---|---|
-| `score` | `[n]` | negative ELBO in nats; higher is stranger |
+| `score` | `[n]` | estimate of -log p(row) in nats (with `model.prior = "normal"`: negative ELBO); higher is stranger |
 | `reconstruction_error` | `[n]` | mean squared error in scaled units over the observed columns (categories: Brier score) |
 | `p_value`, `p_value_reconstruction` | `[n]` | share of normal rows at least this strange |
 | `alarm` | `[n]` bool | the verdict |

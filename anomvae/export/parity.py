@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 BATCH_SIZES = (1, 7, 64, 1000)
 TOLERANCE = 1e-4
-ROUNDING = 16 * float(np.finfo(np.float32).eps)
+ROUNDING = 64 * float(np.finfo(np.float32).eps)
 """Of a sum of products in float32, relative to its largest term."""
 NATS = ("score", "contribution", "latent_contribution")
 PROBE_ROWS = 1000
@@ -131,6 +131,8 @@ def _compare(
             if name == "expected":  # far out, the exemplars' shares hang on the last digits of large sums
                 scale = detector.scorer.model.preparation.scale.numpy()
                 floor = scale * np.maximum(1.0, rounding / TOLERANCE)[:, None]
+            if name == "reconstruction_error":
+                floor = np.maximum(1.0, rounding / TOLERANCE)
             if name in NATS:
                 floor = np.maximum(np.maximum(nats, 1.0), rounding / TOLERANCE)
                 floor = floor.reshape(-1, *[1] * (wanted[name].ndim - 1))

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
 SCORING_CHUNK = 8192
+MOST_TRAIN_ROWS = 50_000
+"""Rows that steps are drawn from under exemplars: more than a default fit visits."""
+MOST_CANDIDATES = 20_000
+"""Rows that exemplars are chosen from, drawn where there are more."""
 MOST_NOVELTY_ROWS = 20_000
 """Rows that seen values are learnt from, drawn where there are more."""
 
@@ -100,10 +104,10 @@ def fit_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.training.seed)
         model = TableVAE(layout, settings.model).to(device)
-    parts = [
-        _tensors(model, prepared.normal.take(part), device)
-        for part in (prepared.split.train, prepared.split.validation)
-    ]
+    train_rows = prepared.split.train
+    if isinstance(model.prior, ExemplarPrior):
+        train_rows = _drawn(train_rows, MOST_TRAIN_ROWS, settings.training.seed)
+    parts = [_tensors(model, prepared.normal.take(part), device) for part in (train_rows, prepared.split.validation)]
     with cpu_threads(settings.training.threads):
         pool = None
         if isinstance(model.prior, ExemplarPrior):
@@ -127,17 +131,17 @@ def _store(model: TableVAE, prepared: PreparedData, settings: FitSettings) -> tu
     exemplar_of = np.full(len(prepared.normal), -1, dtype=np.int64)
     learnt = np.zeros(len(prepared.normal), dtype=np.bool_)
     if isinstance(model.prior, ExemplarPrior):
-        rows = _tensors(model, prepared.normal.take(positions), torch.device("cpu"))
+        candidates = _drawn(positions, MOST_CANDIDATES, seed)
+        rows = _tensors(model, prepared.normal.take(candidates), torch.device("cpu"))
         points = torch.cat([points_of(part) for part in _chunks(rows, model)])
         count = settings.model.exemplars or DEFAULT_EXEMPLARS
         chosen = cover(points, count, torch.Generator().manual_seed(seed + 3))
         with torch.no_grad():
             model.prior.store(encode_exemplars(model, rows.take(chosen)))
         alone = _has_no_copy(points)[chosen.numpy()] | (len(points) <= count)  # where all are stored, copies are too
-        exemplar_of[positions[chosen.numpy()[alone]]] = np.flatnonzero(alone)
+        exemplar_of[candidates[chosen.numpy()[alone]]] = np.flatnonzero(alone)
     if settings.model.has_novelty:
-        draw = np.random.default_rng([seed, 5])
-        taught = np.sort(draw.choice(positions, min(len(positions), MOST_NOVELTY_ROWS), replace=False))
+        taught = _drawn(positions, MOST_NOVELTY_ROWS, seed)
         rows_taught = prepared.normal.take(taught)
         model.novelty = Novelty.learn(
             model.layout,
@@ -148,6 +152,14 @@ def _store(model: TableVAE, prepared: PreparedData, settings: FitSettings) -> tu
         )
         learnt[taught] = True
     return exemplar_of, learnt
+
+
+def _drawn(positions: IntArray, most: int, seed: int) -> IntArray:
+    """At most `most` of the positions, ascending."""
+    if len(positions) <= most:
+        return positions
+    drawn: IntArray = np.sort(np.random.default_rng([seed, 5]).choice(positions, most, replace=False))
+    return drawn
 
 
 def _has_no_copy(points: torch.Tensor) -> npt.NDArray[np.bool_]:

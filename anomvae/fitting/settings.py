@@ -9,7 +9,7 @@ import re
 import tomllib
 import types
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from anomvae.bundle.promise import least_share
 from anomvae.calibration.conformal import check_alarm_rate
@@ -142,7 +142,7 @@ class FitSettings:
     @property
     def digest(self) -> str:
         """Digest of all settings: two fits of the same data and digest are the same."""
-        text = json.dumps(asdict(self), sort_keys=True, default=dict)
+        text = json.dumps(asdict(self.resolved()), sort_keys=True, default=dict)
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
     @property
@@ -224,7 +224,7 @@ def _convert(hint: Any, value: Any, name: str, where: str, prefix: str) -> Any:
     """Checks a value against a field's type; whole numbers pass for fractions, lists for tuples."""
     if hint in (ModelSettings, TrainingSettings):
         return _build(hint, value, where, prefix)
-    options = get_args(hint) if get_origin(hint) is types.UnionType else (hint,)
+    options = get_args(hint) if get_origin(hint) in (types.UnionType, Union) else (hint,)
     for option in options:
         fits, converted = _as_option(option, value)
         if fits:

@@ -88,3 +88,9 @@ def test_a_wrong_setting_is_refused_by_name(tmp_path: Path, toml: str, message: 
 def test_a_missing_file_of_settings_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="cannot be read"):
         settings_from_toml(tmp_path / "none.toml")
+
+
+def test_the_prior_can_be_asked_for_by_name() -> None:
+    assert settings_from({"model": {"prior": "normal"}}).model.prior == "normal"
+    with pytest.raises(SettingError, match=r"model\.prior is 'flat'; it must be one of exemplars, pseudo-rows, normal"):
+        settings_from({"model": {"prior": "flat"}})
