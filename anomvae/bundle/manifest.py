@@ -32,8 +32,8 @@ class Column:
         infinite_is_missing: Whether infinities were seen in training: they are then missing cells. Where they were not,
             an infinity is as strange as a number can be.
         missing_share: Share of missing cells in training, 0 to 1.
-        low: Smallest finite value in training, raw units (numbers and dates).
-        high: Largest finite value in training, raw units.
+        low: Smallest finite value in training, raw units (numbers and dates); of a private bundle mean - 3 std.
+        high: Largest finite value in training, raw units; of a private bundle mean + 3 std.
         mean: Mean in training, raw units; values far out are drawn in to 20 interquartile ranges from the median first.
         std: Standard deviation in training, raw units, likewise.
         origin: Dates only: ISO instant from which days are counted.
@@ -97,7 +97,7 @@ class Split:
         column: The column that decided, if one did.
         train: Rows the weights were fitted on.
         validation: Rows that decided when to stop.
-        calibration: Rows the p-values come from; the model never saw them.
+        calibration: Rows the p-values come from; the weights never saw them.
         labelled: Labelled anomalies, kept out of all three and used to evaluate.
     """
 

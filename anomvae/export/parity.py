@@ -103,15 +103,18 @@ def check_parity(
             )
         wanted = {name: getattr(answers, name).numpy() for name in names}
         answered = dict(zip(names, found, strict=True))
-        with torch.no_grad():
-            terms = detector.scorer.largest_term(
-                *(torch.from_numpy(feeds[name]) for name in ("numeric", "categorical"))
-            )
-        rounding = ROUNDING * terms.numpy().astype(np.float64)
-        worst = max(worst, _compare(answered, wanted, detector, alarm_rate, size, rounding))
+        worst = max(worst, _compare(answered, wanted, detector, alarm_rate, size, _rounding(detector, feeds)))
         if "expected_category" in answered:
             _compare_categories(answered["expected_category"], detector, feeds, size)
     return worst
+
+
+def _rounding(detector: CalibratedDetector, feeds: Arrays) -> npt.NDArray[np.float64]:
+    """What float32 leaves uncertain of each row's score, nats, shape ``(n,)``."""
+    with torch.no_grad():
+        terms = detector.scorer.largest_term(torch.from_numpy(feeds["numeric"]), torch.from_numpy(feeds["categorical"]))
+    rounding: npt.NDArray[np.float64] = ROUNDING * terms.numpy().astype(np.float64)
+    return rounding
 
 
 def _compare(

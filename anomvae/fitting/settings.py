@@ -42,7 +42,7 @@ class EffortSizes(NamedTuple):
 
 EFFORTS: dict[str, EffortSizes] = {
     "quick": EffortSizes(350, 500, 1_000),
-    "default": EffortSizes(1_000, 700, 3_000),
+    "default": EffortSizes(1_000, 600, 3_000),
     "best": EffortSizes(4_000, 3_000, 6_000),
 }
 EXEMPLAR_BATCH = 64
