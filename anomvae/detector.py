@@ -183,8 +183,9 @@ class Detector:
         for j, column in enumerate(self.manifest.numeric):
             columns[column.name] = numbers[:, j].astype(np.float64)
         for j, column in enumerate(self.manifest.categorical):
-            words = np.array(column.categories, dtype=object)[codes[:, j]]
-            columns[column.name] = words == "true" if column.kind == "boolean" else words
+            words = np.array([*column.categories, None], dtype=object)[codes[:, j]]  # None where no value is known
+            is_flag = column.kind == "boolean" and column.categories
+            columns[column.name] = words == "true" if is_flag else words
         return pd.DataFrame({column.name: columns[column.name] for column in self.manifest.columns})
 
 

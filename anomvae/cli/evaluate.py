@@ -86,7 +86,7 @@ def evaluate(
 def _show(found: Evaluation, rate: float) -> None:
     normal = found.rows - found.anomalies
     ranking = [
-        ("score (negative ELBO)", f"{found.auroc:.4f}", f"{found.average_precision:.4f}"),
+        ("score", f"{found.auroc:.4f}", f"{found.average_precision:.4f}"),
         ("reconstruction error", f"{found.auroc_reconstruction:.4f}", f"{found.average_precision_reconstruction:.4f}"),
     ]
     decisions = [

@@ -90,6 +90,11 @@ def comparison_rows(
     """
     digest = open_rows(evaluated.data, types=types).digest()
     is_fit = digest == manifest.provenance.digest
+    if is_fit and manifest.split.how == "random" and manifest.prior != "normal":
+        raise SettingError(
+            f"{evaluated.data} is what the model was fitted on, and the model knows all of its normal rows, calibration rows "
+            "among them: evaluate labelled rows that the fit did not have"
+        )
     seen = rows_learnt_from(evaluated.data, manifest) if is_fit else None
     if normal is not None:
         source = open_rows(normal, types=types)

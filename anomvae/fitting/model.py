@@ -95,8 +95,8 @@ def fit_model(
     """Fits the weights, then stores exemplars and seen values.
 
     Rows divided at random are exchangeable: validation and calibration rows, which the weights have not seen, join the
-    exemplars and the seen values, and no row ever answers for itself. Divided by time or by group they do not: neighbours
-    would answer for one another.
+    exemplars and the seen values, and no row ever answers for itself. Divided by time or by group only the training rows
+    do: neighbours would answer for one another.
     """
     settings = settings.resolved()
     scaling: Scaling = "unit" if settings.model.likelihood == "bernoulli" else "standard"
@@ -126,7 +126,7 @@ def fit_model(
 def _store(model: TableVAE, prepared: PreparedData, settings: FitSettings) -> tuple[IntArray, npt.NDArray[np.bool_]]:
     """Stores exemplars and seen values; says which rows they are."""
     split, seed = prepared.split, settings.training.seed
-    held = [split.train, split.validation, *([split.calibration] if split.how == "random" else [])]
+    held = [split.train, *([split.validation, split.calibration] if split.how == "random" else [])]
     positions = np.sort(np.concatenate(held))
     exemplar_of = np.full(len(prepared.normal), -1, dtype=np.int64)
     learnt = np.zeros(len(prepared.normal), dtype=np.bool_)

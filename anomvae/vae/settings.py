@@ -36,7 +36,7 @@ class ModelSettings:
         score_draws: Fixed antithetic draws of z that the score averages over; 1: the posterior mean alone.
         log_variance_floor: Smallest log variance a numeric column may learn, in scaled units.
         prior: `exemplars` (a row is an edit of a stored normal row), `pseudo-rows` (VampPrior: learnt, none is stored) or
-            `normal` (N(0, I)). None: exemplars for a VAE with the Gaussian likelihood, else normal.
+            `normal` (N(0, I)). None: exemplars for a VAE with the Gaussian likelihood, one draw and beta 1, else normal.
         exemplars: Rows stored; None: by the effort of the fit. More rank better and cost more.
         novelty: Whether values, and pairs of values, that training never held count: by the Good-Turing estimate, in
             nats. None: where the prior has exemplars or pseudo-rows.
@@ -87,6 +87,12 @@ class ModelSettings:
             _one_of("model.prior", self.prior, PRIORS)
         if self.exemplars is not None and self.exemplars < 2:  # noqa: PLR2004  a row never answers for itself
             raise SettingError("model.exemplars must be at least 2")
+        if self.exemplars is not None and self.prior_in_force == "normal":
+            raise SettingError("model.exemplars counts stored rows or pseudo-rows; model.prior = 'normal' has none")
+        if self.beta is not None and self.beta != 1.0 and self.prior == "exemplars":
+            raise SettingError(
+                "model.beta weighs the KL of model.prior = 'normal' or 'pseudo-rows'; exemplars have none to weigh"
+            )
         if self.novelty_least < 1:
             raise SettingError("model.novelty_least must be at least 1")
         if self.prior == "exemplars" and (self.kind != "vae" or self.likelihood != "gaussian"):
@@ -111,7 +117,8 @@ class ModelSettings:
         """The prior in force; an autoencoder has none and answers `normal`."""
         if self.prior is not None:
             return self.prior
-        by_default = self.kind == "vae" and self.likelihood == "gaussian" and self.score_draws == 1
+        weighted = self.beta is not None and self.beta != 1.0  # exemplars have no KL to weigh
+        by_default = self.kind == "vae" and self.likelihood == "gaussian" and self.score_draws == 1 and not weighted
         return "exemplars" if by_default else "normal"
 
     @property

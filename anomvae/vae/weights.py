@@ -35,7 +35,8 @@ def from_files(weights: bytes, config: str) -> TableVAE:
     """
     try:
         parts: dict[str, dict[str, Any]] = json.loads(config)
-        settings = ModelSettings(**{name: _as_tuple(value) for name, value in parts["model"].items()})
+        model_parts = {"prior": "normal", **parts["model"]}  # bundles from before there were other priors
+        settings = ModelSettings(**{name: _as_tuple(value) for name, value in model_parts.items()})
         layout = Layout(**{field.name: _as_tuple(parts["layout"][field.name]) for field in fields(Layout)})
         model = TableVAE(layout, settings, _stored(parts.get("stored", {})))
         model.load_state_dict(load_tensors(weights))

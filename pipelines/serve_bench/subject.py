@@ -92,7 +92,7 @@ def fit_subject(name: str, folder: Path) -> Subject:
     table = pa.table(dict(zip(columns, rows[:FIT_ROWS].astype(np.float64).T, strict=True)))
     settings = FitSettings(
         name=name,
-        model=ModelSettings(layers=(128, 64), latent=8, score_draws=DRAWS[name]),
+        model=ModelSettings(layers=(128, 64), latent=8, score_draws=DRAWS[name], prior="normal"),
         training=TrainingSettings(max_steps=STEPS),
     )
     bundle = fit_bundle(table, settings, folder / name).bundle

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,7 +155,13 @@ def test_mixed_rows_with_missing_and_unknown_cells_are_compared(cli: Any, fitted
 
 def test_evaluated_on_the_file_of_the_fit_the_rows_learnt_from_are_left_out(cli: Any, tmp_path: Path) -> None:
     pq.write_table(out_of_step(linear(600, 3), 60, 1), "all.parquet")
-    bundle = fit_bundle("all.parquet", quick(label="bad"), tmp_path / "all").bundle
+    known = fit_bundle("all.parquet", quick(label="bad"), tmp_path / "known").bundle
+    refused = cli(*ask(known, "all.parquet"))
+    assert refused.code == 2
+    assert "the model knows all of its normal rows" in refused.err
+    plain = quick(label="bad")
+    plain = replace(plain, model=replace(plain.model, prior="normal"))
+    bundle = fit_bundle("all.parquet", plain, tmp_path / "all").bundle
     told = cli(*ask(bundle, "all.parquet"), "--json")
     assert told.code == 0, told.err
     assert told.err.startswith("warning: the model was fitted on all.parquet itself")

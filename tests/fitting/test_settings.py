@@ -94,3 +94,12 @@ def test_the_prior_can_be_asked_for_by_name() -> None:
     assert settings_from({"model": {"prior": "normal"}}).model.prior == "normal"
     with pytest.raises(SettingError, match=r"model\.prior is 'flat'; it must be one of exemplars, pseudo-rows, normal"):
         settings_from({"model": {"prior": "flat"}})
+
+
+def test_a_weighted_kl_is_a_plain_vaes_and_exemplars_are_counted_only_where_there_are_any() -> None:
+    assert settings_from({"model": {"beta": 0.1}}).model.prior_in_force == "normal"
+    assert settings_from({"model": {"beta": 1.0}}).model.prior_in_force == "exemplars"
+    with pytest.raises(SettingError, match=r"model\.beta weighs the KL"):
+        settings_from({"model": {"beta": 4.0, "prior": "exemplars"}})
+    with pytest.raises(SettingError, match=r"model\.exemplars counts stored rows"):
+        settings_from({"model": {"kind": "beta-vae", "exemplars": 50}})

@@ -80,3 +80,13 @@ def test_damaged_files_are_refused(make_model: MakeModel) -> None:
     ):
         with pytest.raises(BundleError):
             from_files(bad_weights, bad_config)
+
+
+def test_files_from_before_there_were_other_priors_still_load(make_model: MakeModel) -> None:
+    files = to_files(make_model(2, (3,)))
+    config = json.loads(files["config.json"])
+    del config["stored"]
+    for name in ("prior", "exemplars", "novelty", "novelty_least"):
+        del config["model"][name]
+    again = from_files(files["weights.safetensors"], json.dumps(config))
+    assert again.settings.prior_in_force == "normal"
