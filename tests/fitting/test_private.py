@@ -38,7 +38,7 @@ FEW = 10
 """A value that so many rows hold is rare."""
 LABELLED = 25
 SECRET, RARE = "Ms-Eleanor-Whitcombe", "prototype-Zx81"
-SPIKE, RARE_STEP, EARLIEST = 9173.4375, 4711.0, "2019-03-17"
+SPIKE, RARE_STEP, EARLIEST = 9173.4375, 4711.53125, "2019-03-17"
 CONTINUOUS = ("flow", "speed", "pressure")
 SHARE_BY_CHANCE = 0.01
 
