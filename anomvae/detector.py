@@ -62,7 +62,7 @@ class Detector:
             alarm_rate: Replaces the detector's; the calibration rows must support it.
 
         Returns:
-            A frame with a row per row and the index of `rows`: identifier columns, then `score` (negative ELBO, nats),
+            A frame with a row per row and the index of `rows`: identifier columns, then `score` (nats),
             `p_value`, `reconstruction_error`, `p_value_reconstruction`, `alarm` and `reasons` (a list of dicts `column`,
             `contribution`, `value`, `expected`, strongest first).
 
@@ -138,7 +138,7 @@ class Detector:
         Args:
             row: A table of one row.
             dimension: Which, from 0.
-            reach: In units of the prior's standard deviation.
+            reach: To either side, in units of N(0, I).
             steps: Rows.
         """
         latent = np.repeat(self.latent(row)[:1], steps, axis=0)

@@ -72,7 +72,7 @@ class VAEDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-
         latent: Size of the latent space; None: as many as columns, 2 to 32.
         beta: Weight of the KL in training; None: the kind's own.
         max_steps: Most steps of the optimiser.
-        batch_rows: Rows a step; None: 128 to 2,048, growing with the data.
+        batch_rows: Rows a step; None: 64 with exemplars, else 128 to 2,048, growing with the data.
         learning_rate: Peak rate of Adam.
         keep_constant: Whether columns of one value are scored: another value in them is then strange.
         device: `cpu`, `cuda`, or `auto`: a GPU to train on where there is one.
@@ -153,7 +153,7 @@ class VAEDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-
         return self
 
     def score_samples(self, X: Any) -> FloatArray:
-        """The detector's score, negated: for a VAE the evidence lower bound. Nats, shape ``(n,)``; lower is stranger.
+        """The detector's score, negated: an estimate of log p(x). Nats, shape ``(n,)``; lower is stranger.
 
         Args:
             X: Rows, shape ``(n, d)``.

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from anomvae.errors import AnomvaeError, SettingError
 from pipelines.accuracy_bench.page import SECTION, read_explanations, section
+from pipelines.accuracy_bench.peers import ABSENT, PEERS, installed_version
 from pipelines.accuracy_bench.protocol import SUITES
 from pipelines.accuracy_bench.runs import METHODS, Outcome, append_outcome, measure_all, plan, read_outcomes
 from pipelines.accuracy_bench.summary import current
@@ -63,6 +64,11 @@ def planned(options: argparse.Namespace) -> list[Run]:
         runs += plan(name, options.data, tables, seeds, methods, options.dirty)
     if not runs:
         raise SettingError(f"no table is called {options.tables!r}; --tables takes a pattern such as '3*'")
+    for name in methods:
+        if name in PEERS and installed_version(PEERS[name].package) == ABSENT:
+            raise SettingError(
+                f"{name} cannot run: {PEERS[name].package} is not installed; the extra `bench` brings it"
+            )
     return runs
 
 

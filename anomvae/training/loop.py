@@ -283,8 +283,8 @@ def _validation_loss(model: TableVAE, rows: Rows | StoredRows, still: Tensor, po
         part = rows.take(torch.arange(n, device=still.device))
         posterior = model.posterior(part.features())
         decoded = model.decode(posterior.mean[None])
-        nats = exemplar_prior(model).score(part, posterior, decoded, model.likelihood, pool.encode(model))
-        bound = nats.mean().item()
+        held = exemplar_prior(model).held_against(part, posterior, decoded, model.likelihood, pool.encode(model))
+        bound = held.score().mean().item()
         return bound if math.isfinite(bound) else math.inf
     total = 0.0
     chunk = model.layout.chunk_rows(VALIDATION_CHUNK)

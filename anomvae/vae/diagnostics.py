@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from anomvae.vae.exemplars import NOT_ITS_OWN, ExemplarPrior, _Categories, _Numbers
+from anomvae.vae.exemplars import ExemplarPrior
 from anomvae.vae.gaussian import Gaussian, kl_from_standard
 from anomvae.vae.independent import IndependentColumns
 from anomvae.vae.mixture import PseudoRowPrior, divergences, log_mean_exp
@@ -226,21 +226,23 @@ def _explain_by_exemplars(
     model: TableVAE, prior: ExemplarPrior, rows: Rows, posterior: Gaussian, noise: Tensor, own: Tensor | None
 ) -> tuple[Tensor, Tensor, Gaussian]:
     """As :meth:`ExemplarPrior.explain`, but for the mean over draws of z inside the mixture, which makes it a bound."""
-    stored, likelihood = prior.stored, model.likelihood
-    components = stored.posterior._replace(log_variance=stored.posterior.log_variance + prior.spread)
-    fit, constant = -divergences(posterior, components), torch.zeros(len(posterior.mean))
-    for draw in noise:
-        decoded = model.decode(posterior.at(draw)[None])
-        if model.layout.d:
-            numbers = _Numbers(prior, rows, decoded, likelihood, stored)
-            fit, constant = fit + numbers.fit() / len(noise), constant + numbers.constant / len(noise)
-        if model.layout.c:
-            categories = _Categories(prior, rows, decoded, likelihood, stored, is_stored=True)
-            fit, constant = fit + categories.fit() / len(noise), constant + categories.constant / len(noise)
-    if own is not None:
-        fit = fit.masked_fill(own[:, None] == torch.arange(prior.rows), -NOT_ITS_OWN)
+    is_own = None if own is None else own[:, None] == torch.arange(prior.rows)
+    held = [
+        prior.held_against(
+            rows,
+            posterior,
+            model.decode(posterior.at(draw)[None]),
+            model.likelihood,
+            prior.stored,
+            is_own,
+            is_stored=True,
+        )
+        for draw in noise
+    ]
+    fit = torch.stack([part.fit for part in held]).mean(dim=0)
+    constant = torch.stack([part.constant for part in held]).mean(dim=0)
     log_mean, share = log_mean_exp(fit)
-    return constant - log_mean, share, components
+    return constant - log_mean, share, prior.components(prior.stored)
 
 
 def _shared_kl(posterior: Gaussian, components: Gaussian, share: Tensor) -> Tensor:
@@ -256,7 +258,7 @@ def _prior_variance(model: TableVAE) -> Tensor:
     """Geometric mean of the variances of the prior's components, shape ``(k,)``."""
     prior = model.prior
     if isinstance(prior, ExemplarPrior):
-        return torch.exp((prior.stored_log_variance + prior.spread).double().mean(dim=0))
+        return torch.exp(prior.components(prior.stored).log_variance.double().mean(dim=0))
     if isinstance(prior, PseudoRowPrior):
         return torch.exp(prior.components.log_variance.double().mean(dim=0))
     return torch.ones(model.k, dtype=torch.float64)

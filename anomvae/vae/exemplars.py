@@ -107,6 +107,10 @@ class ExemplarPrior(nn.Module):
         """What is stored; its one-hots are those of `matched` alone."""
         return Exemplars(Gaussian(self.stored_mean, self.stored_log_variance), self.stored_residual, self.stored_onehot)
 
+    def components(self, exemplars: Exemplars) -> Gaussian:
+        """The mixture's components: the exemplars' posteriors, widened by the learnt spread, shape ``(M, k)``."""
+        return exemplars.posterior._replace(log_variance=exemplars.posterior.log_variance + self.spread)
+
     @torch.no_grad()
     def store(self, exemplars: Exemplars) -> None:
         """Keeps exemplars; of their categories the values that most of them hold."""
@@ -152,7 +156,7 @@ class ExemplarPrior(nn.Module):
             own: True where an exemplar is the row itself, shape ``(n, M)``: a row never answers for itself.
             is_stored: Whether `exemplars.onehot` holds only the values in `matched`.
         """
-        found = self._held_against(rows, posterior, decoded, likelihood, exemplars, own, is_stored=is_stored)
+        found = self.held_against(rows, posterior, decoded, likelihood, exemplars, own, is_stored=is_stored)
         log_mean, share = log_mean_exp(found.fit)
         columns, carried, mass = [], None, None
         if found.numbers is not None:
@@ -165,7 +169,7 @@ class ExemplarPrior(nn.Module):
         score = found.constant - log_mean
         return Terms(column, score - row_sums(column), score, carried, mass)
 
-    def score(
+    def held_against(  # noqa: PLR0913  as for explain
         self,
         rows: Rows,
         posterior: Gaussian,
@@ -173,25 +177,13 @@ class ExemplarPrior(nn.Module):
         likelihood: RowLikelihood,
         exemplars: Exemplars,
         own: Tensor | None = None,
-    ) -> Tensor:
-        """The score alone, nats, shape ``(n,)``: what training needs; arguments as for :meth:`explain`."""
-        found = self._held_against(rows, posterior, decoded, likelihood, exemplars, own, is_stored=False)
-        return found.constant - log_mean_exp(found.fit)[0]
-
-    def _held_against(  # noqa: PLR0913  as for explain
-        self,
-        rows: Rows,
-        posterior: Gaussian,
-        decoded: Decoded,
-        likelihood: RowLikelihood,
-        exemplars: Exemplars,
-        own: Tensor | None,
         *,
-        is_stored: bool,
-    ) -> _Held:
+        is_stored: bool = False,
+    ) -> Held:
+        """What each exemplar makes of each row: the score before its columns are told apart; arguments as for :meth:`explain`."""
         numbers = categories = None
-        widened = exemplars.posterior._replace(log_variance=exemplars.posterior.log_variance + self.spread)
-        fit, constant = -divergences(posterior, widened), torch.zeros_like(posterior.mean[:, 0])
+        fit = -divergences(posterior, self.components(exemplars))
+        constant = torch.zeros_like(posterior.mean[:, 0])
         if self.layout.d:
             numbers = _Numbers(self, rows, decoded, likelihood, exemplars)
             fit, constant = fit + numbers.fit(), constant + numbers.constant
@@ -200,21 +192,20 @@ class ExemplarPrior(nn.Module):
             fit, constant = fit + categories.fit(), constant + categories.constant
         if own is not None:
             fit = torch.where(own, torch.full_like(fit, -NOT_ITS_OWN), fit)
-        return _Held(fit, constant, numbers, categories)
+        return Held(fit, constant, numbers, categories)
 
     def largest_divergence_term(self, posterior: Gaussian) -> Tensor:
         """Largest sum that a row's divergences from the exemplars are differences of, nats, shape ``(n,)``."""
-        precision = torch.exp(-self.stored_log_variance - self.spread)
+        precision = torch.exp(-self.components(self.stored).log_variance)
         spread = torch.exp(posterior.log_variance) + posterior.mean.square()
         return 0.5 * (spread @ precision.T).amax(dim=1)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """Draws of z from the exemplars' posteriors, shape ``(n, k)``."""
-        widened = self.stored.posterior._replace(log_variance=self.stored_log_variance + self.spread)
-        return sample_mixture(widened, n, generator)
+        return sample_mixture(self.components(self.stored), n, generator)
 
 
-class _Held(NamedTuple):
+class Held(NamedTuple):
     """n rows held against M exemplars.
 
     Attributes:
@@ -228,6 +219,10 @@ class _Held(NamedTuple):
     constant: Tensor
     numbers: _Numbers | None
     categories: _Categories | None
+
+    def score(self) -> Tensor:
+        """The score alone, nats, shape ``(n,)``: all that training needs."""
+        return self.constant - log_mean_exp(self.fit)[0]
 
 
 class _Numbers:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from anomvae.vae.model import TableVAE
     from anomvae.vae.preparation import Rows
 
-
 SHRINKAGE = 1.0
 
 
@@ -76,11 +75,7 @@ def shrinkage(model: TableVAE) -> Tensor:
     A column that normal rows hardly vary in would otherwise drown all others.
     """
     log_variance = model.likelihood.log_variance()
-    return (
-        SHRINKAGE * (log_variance - log_variance.mean()).square().sum()
-        if model.layout.d > 1
-        else log_variance.sum() * 0.0
-    )
+    return SHRINKAGE * (log_variance - log_variance.mean()).square().sum()
 
 
 def exemplar_objective(model: TableVAE, rows: Rows, exemplars: Rows, own: Tensor, noise: Noise) -> Tensor:
@@ -101,7 +96,7 @@ def exemplar_objective(model: TableVAE, rows: Rows, exemplars: Rows, own: Tensor
     stored = Exemplars(right, (exemplars.x - decoded.numeric[0, n:]) * exemplars.observed, exemplars.onehot)
     prior = exemplar_prior(model)
     of_rows = type(decoded)(*(part[:, :n] for part in decoded))
-    return prior.score(rows, left, of_rows, model.likelihood, stored, own).mean()
+    return prior.held_against(rows, left, of_rows, model.likelihood, stored, own).score().mean()
 
 
 def encode_exemplars(model: TableVAE, rows: Rows) -> Exemplars:

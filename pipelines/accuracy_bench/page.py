@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import tomllib
@@ -13,7 +12,7 @@ import numpy as np
 from anomvae.errors import SettingError
 from pipelines.accuracy_bench.dirty import dirty_section
 from pipelines.accuracy_bench.ours import DEFAULT, HIGHER_RATES, OURS
-from pipelines.accuracy_bench.peers import PEERS
+from pipelines.accuracy_bench.peers import PEERS, installed_version
 from pipelines.accuracy_bench.protocol import POOL_SHARE, SUITES, by_number
 from pipelines.accuracy_bench.runs import METHODS
 from pipelines.accuracy_bench.summary import TIE, by_table, cells_of, compare, differences, percent, row
@@ -102,7 +101,18 @@ def _summary(clean: Sequence[Outcome]) -> str:
                 f"{np.mean(score_s):.2f}",
             )
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, *_fewer_seeds(auroc, seeds)])
+
+
+def _fewer_seeds(auroc: Mapping[str, Cells], seeds: set[int]) -> list[str]:
+    """A word on methods that were not run with all the seeds."""
+    ran = {method: {seed for _, seed in cells} for method, cells in auroc.items() if cells}
+    fewer = [f"{method} (seed {', '.join(map(str, sorted(found)))})" for method, found in ran.items() if found < seeds]
+    return (
+        ["", f"Run with fewer seeds: {', '.join(fewer)}; their means are of those, wins and p of the seeds in common."]
+        if fewer
+        else []
+    )
 
 
 def _mean(cells: Cells) -> float:
@@ -179,7 +189,7 @@ def _how(outcomes: Iterable[Outcome], suites: Sequence[str]) -> str:
     present = _present(outcomes)
     peers = [name for name in present if name in PEERS]
     packages = sorted({PEERS[name].package for name in peers} | {"torch", "onnxruntime", "numpy"})
-    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
+    versions = ", ".join(f"{package} {installed_version(package)}" for package in packages)
     settings = "; ".join(
         f"{name} ({PEERS[name].package}{''.join(f', {key} {value}' for key, value in PEERS[name].settings.items() if key != 'verbose')})"
         for name in peers

@@ -21,6 +21,9 @@ FAR = 1e6
 """Standard deviations that an infinite cell counts as."""
 
 
+ABSENT = "absent"
+
+
 @dataclass(frozen=True, slots=True)
 class Peer:
     """A detector to compare with.
@@ -39,7 +42,15 @@ class Peer:
     def version(self) -> str:
         """What the figures depend on beside the rows: the package's version and the settings."""
         settings = json.dumps(dict(self.settings), sort_keys=True)
-        return f"{self.package} {importlib.metadata.version(self.package)} {settings}"
+        return f"{self.package} {installed_version(self.package)} {settings}"
+
+
+def installed_version(package: str) -> str:
+    """Version of a package, :data:`ABSENT` where it is not installed: reading results does without peers."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ABSENT
 
 
 @dataclass(frozen=True, slots=True)

@@ -294,6 +294,15 @@ def test_wrong_options_are_the_callers_fault(
     assert message in capsys.readouterr().err
 
 
+def test_a_peer_that_is_not_installed_is_asked_for(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(PEERS, "PyOD VAE", replace(PEERS["PCA"], package="no-such-package"))
+    assert benchmark.main(command(data, "--methods", "PyOD VAE")) == 2
+    assert "PyOD VAE cannot run: no-such-package is not installed" in capsys.readouterr().err
+    assert benchmark.main(command(data, "--methods", "PCA", "--seeds", "0")) == 0  # the page does without
+
+
 def test_a_file_of_explanations_that_is_none_is_told(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = data / "explanations.toml"
     for wrong in ("[table]\na = 1", "= nothing"):
