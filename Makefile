@@ -10,7 +10,7 @@ PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.ready
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --constraint constraints.txt
 
-.PHONY: help setup demo tools test test-scoring check format docs bench bench-serve soak fuzz accuracy bench-accuracy clean
+.PHONY: help setup demo tools test test-scoring check format docs bench bench-serve soak fuzz accuracy bench-accuracy bench-calibration clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -84,6 +84,9 @@ accuracy: $(STAMP)  ## measure ranking and false alarms on real tables, into doc
 
 bench-accuracy: $(BENCH_STAMP)  ## measure ranking beside other detectors, into docs/accuracy.md; hours, goes on where it stopped
 	@$(BIN)/python -m pipelines.benchmark $(ARGS)
+
+bench-calibration: $(BENCH_STAMP)  ## hold stated alarm rates against realised ones, into docs/accuracy.md; hours, goes on where it stopped
+	@$(BIN)/python -m pipelines.bench_calibration $(ARGS)
 
 clean:  ## remove what demo and tests leave
 	@rm -rf demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

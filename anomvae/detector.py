@@ -13,6 +13,7 @@ from anomvae.data.reading import open_rows
 from anomvae.errors import MissingExtraError, SettingError
 from anomvae.references import find_model
 from anomvae.scoring import Scorer
+from anomvae.scoring.discoveries import Discoveries
 from anomvae.scoring.reasons import natural_reasons
 
 if TYPE_CHECKING:
@@ -53,13 +54,17 @@ class Detector:
             f"alarm_rate={manifest.calibration.alarm_rate:g})"
         )
 
-    def score(self, rows: Any, *, top: int = 3, alarm_rate: float | None = None) -> pd.DataFrame:
+    def score(
+        self, rows: Any, *, top: int = 3, alarm_rate: float | None = None, fdr: float | None = None
+    ) -> pd.DataFrame:
         """Scores rows.
 
         Args:
             rows: A pandas or Arrow table with the columns the detector was fitted on, in any order.
             top: Reasons a row.
             alarm_rate: Replaces the detector's; the calibration rows must support it.
+            fdr: In its place: expected share of false alarms among the alarms of all these rows (Benjamini-Hochberg); needs
+                scipy. `p_adjusted` then stands before `alarm`.
 
         Returns:
             A frame with a row per row and the index of `rows`: identifier columns, then `score` (nats),
@@ -69,22 +74,33 @@ class Detector:
         Raises:
             RowError: The rows do not fit the detector.
             TooFewRowsError: The calibration rows do not support the alarm rate.
+            SettingError: A rate is no share, or both were stated.
         """
         try:
             import pandas as pd
         except ImportError as error:
             raise MissingExtraError("Detector.score returns a pandas frame and", "train") from error
-        table = self.score_arrow(open_rows(rows).table(), top=top, alarm_rate=alarm_rate)
+        table = self.score_arrow(open_rows(rows).table(), top=top, alarm_rate=alarm_rate, fdr=fdr)
         frame: pd.DataFrame = table.drop_columns(["reasons"]).to_pandas()
         natural = natural_reasons(self.manifest)
         frame["reasons"] = pd.Series([natural(reasons) for reasons in table["reasons"].to_pylist()], dtype=object)
         return _indexed(frame, rows)
 
     def score_arrow(
-        self, rows: pa.Table | pa.RecordBatch, *, top: int = 3, alarm_rate: float | None = None
+        self,
+        rows: pa.Table | pa.RecordBatch,
+        *,
+        top: int = 3,
+        alarm_rate: float | None = None,
+        fdr: float | None = None,
     ) -> pa.Table:
         """Scores an Arrow table into an Arrow table; see :meth:`score`."""
-        return self._scorer.score(rows, top=top, alarm_rate=alarm_rate)
+        if fdr is None:
+            return self._scorer.score(rows, top=top, alarm_rate=alarm_rate)
+        if alarm_rate is not None:
+            raise SettingError("fdr and alarm_rate exclude each other: state the one or the other")
+        discoveries = Discoveries(self.manifest, fdr)
+        return discoveries.decide(self._scorer.score(rows, top=top))
 
     def latent(self, rows: Any) -> npt.NDArray[np.float64]:
         """Posterior means of rows, shape ``(n, k)``."""

@@ -11,10 +11,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from anomvae.bundle.promise import rows_needed
-from anomvae.calibration import TIE, p_values, threshold
+from anomvae.calibration import p_values, threshold
+from anomvae.calibration.conformal import raised
 from anomvae.data.encoding import EncodedRows
 from anomvae.data.schema import Schema, describe
-from anomvae.data.splits import RowSplit, split_rows
+from anomvae.data.splits import MIN_CROSS_ROWS, RowSplit, calibration_method, split_rows
 from anomvae.errors import MissingExtraError, SchemaError, TooFewRowsError
 from anomvae.training.settings import TrainingSettings
 
@@ -24,7 +25,7 @@ try:
     from sklearn.utils import check_random_state
     from sklearn.utils.validation import check_is_fitted, validate_data
 
-    from anomvae.fitting.model import SCORING_CHUNK, FittedModel, fit_model
+    from anomvae.fitting.model import SCORING_CHUNK, calibration_scores, fit_model
     from anomvae.fitting.preparation import PreparedData
     from anomvae.fitting.settings import FitSettings
     from anomvae.training.loop import choose_device
@@ -141,15 +142,16 @@ class VAEDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-
         rows = self._rows(X, reset=True)
         split = _split(len(rows), settings)
         scored = _columns_to_score(rows, keep_constant=self.keep_constant)
-        fitted = fit_model(_prepared(rows[:, scored], split), settings, choose_device(settings.training.device))
+        prepared = _prepared(rows[:, scored], split)
+        fitted = fit_model(prepared, settings, choose_device(settings.training.device))
+        self.calibration_scores_: FloatArray = np.sort(calibration_scores(fitted, prepared)[0].astype(np.float64))
         self._scored = scored
         self._scorer = RowScorer(fitted.model).double().eval()  # float64: a row's score then owes nothing to its batch
         if fitted.model.novelty is not None:
             fitted.model.novelty.float()  # seen values are float32 and compared exactly
-        self.calibration_scores_: FloatArray = np.sort(self._nats(rows[split.calibration], fitted, split.calibration))
         self.supported_alarm_rate_ = max(float(self.alarm_rate), 1.0 / (len(split.calibration) + 1))
-        limit = threshold(self.calibration_scores_, self.supported_alarm_rate_)
-        self.offset_ = -(limit + TIE * max(1.0, abs(limit)))
+        limit = np.float32(threshold(np.sort(raised(self.calibration_scores_)), self.supported_alarm_rate_))
+        self.offset_ = -(float(limit) + float(np.nextafter(limit, np.float32(np.inf)))) / 2.0  # p-values are of float32
         return self
 
     def score_samples(self, X: Any) -> FloatArray:
@@ -172,7 +174,7 @@ class VAEDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-
     def p_values(self, X: Any) -> FloatArray:
         """Conformal p-values, shape ``(n,)``: the share of normal rows at least this strange.
 
-        See :func:`anomvae.calibration.p_values`. The smallest is 1 / (m + 1) with m held-out rows.
+        See :func:`anomvae.calibration.p_values`. The smallest is 1 / (m + 1) with m rows, each scored by a network that has not seen it.
         """
         return p_values(-self.score_samples(X), self.calibration_scores_)
 
@@ -218,36 +220,24 @@ class VAEDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-
         with np.errstate(over="ignore"):
             return np.asarray(checked).astype(np.float32)
 
-    def _nats(
-        self,
-        rows: npt.NDArray[np.float32],
-        fitted: FittedModel | None = None,
-        positions: npt.NDArray[np.int64] | None = None,
-    ) -> FloatArray:
-        """Scores, higher is stranger; rows that were fitted on, at their positions, never answer for themselves."""
+    def _nats(self, rows: npt.NDArray[np.float32]) -> FloatArray:
+        """Scores, higher is stranger."""
         numbers = torch.from_numpy(rows[:, self._scored].astype(np.float64))
-        scores = np.empty(len(rows))
-        own, learnt = None, np.zeros(len(rows), dtype=np.bool_)
-        if fitted is not None and positions is not None:
-            own, learnt = torch.from_numpy(fitted.exemplar_of[positions]), fitted.learnt[positions]
-        for taught in (False, True):
-            for part in torch.split(torch.from_numpy(np.flatnonzero(learnt == taught)), SCORING_CHUNK):
-                if not len(part):
-                    continue
-                given, stored = numbers[part], None if own is None else own[part]
-                with torch.no_grad():
-                    answers = self._scorer(given, given.new_empty(len(part), 0), stored, learnt=taught)
-                scores[part.numpy()] = answers.score.numpy()
-        return scores
+        found = []
+        for part in torch.split(numbers, SCORING_CHUNK):
+            with torch.no_grad():
+                found.append(self._scorer(part, part.new_empty(len(part), 0)).score.numpy())
+        return np.concatenate(found)
 
 
 def _split(n: int, settings: FitSettings) -> RowSplit:
-    """The pipeline's split where it has one for n rows; where it refuses, one that holds out up to half of them."""
-    rate, seed = settings.alarm_rate, settings.training.seed
+    """The pipeline's where it has one for n rows; where it refuses, one that supports the rate as far as they go."""
+    rate, seed = settings.budget.alarm_rate, settings.training.seed
+    rows, method = pa.table({"row": np.arange(n)}), calibration_method("auto", n)
     try:
-        return split_rows(pa.table({"row": np.arange(n)}), alarm_rate=rate, seed=seed)
+        return split_rows(rows, alarm_rate=rate, seed=seed, calibration=method)
     except TooFewRowsError as refusal:
-        calibration = min(n // 2, 2 * rows_needed(rate))
+        calibration = n if n >= MIN_CROSS_ROWS else min(n // 2, 2 * rows_needed(rate))
         if calibration < rows_needed(rate):
             warnings.warn(
                 f"{n:,} rows leave {calibration:,} to calibrate, which support an alarm rate of "
@@ -256,6 +246,8 @@ def _split(n: int, settings: FitSettings) -> RowSplit:
                 AlarmRateWarning,
                 stacklevel=3,
             )
+    if n >= MIN_CROSS_ROWS:
+        return split_rows(rows, alarm_rate=1.0 / (n + 1), seed=seed, calibration="cross")
     validation = max(1, n // 10)
     parts = np.split(np.random.default_rng([seed, 1]).permutation(n), [calibration, calibration + validation])
     return RowSplit(np.sort(parts[2]), np.sort(parts[1]), np.sort(parts[0]), "random", None)

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines import bench_exemplars
+from pipelines import bench_exemplars, bench_tables
 from pipelines.sections import find_section, with_section, write_section
 
 if TYPE_CHECKING:
@@ -297,6 +297,8 @@ The command as a process of its own, start-up included: {facts["score"]["seconds
 
 {facts["exemplars"]}
 
+{facts["calibration"]}
+
 ## Start-up
 
 | | seconds |
@@ -306,17 +308,26 @@ The command as a process of its own, start-up included: {facts["score"]["seconds
 """
 
 
+def _write_only(part: str) -> None:
+    """Measures and writes one section."""
+    if part == "exemplars":
+        name, text = bench_exemplars.SECTION, bench_exemplars.section(bench_exemplars.measure())
+    else:
+        name, text = bench_tables.SECTION, bench_tables.section(bench_tables.measure())
+    write_section(PAGE, name, text)
+    print(f"wrote the section {name} of {PAGE}")
+
+
 def main() -> None:
     """Measures and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--epoch-rows", type=int, default=100_000)
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--only", choices=["exemplars"], help="Measure and write this section alone.")
+    parser.add_argument("--only", choices=["exemplars", "calibration"], help="Measure and write this section alone.")
     arguments = parser.parse_args()
     if arguments.only:
-        write_section(PAGE, bench_exemplars.SECTION, bench_exemplars.section(bench_exemplars.measure()))
-        print(f"wrote the section {bench_exemplars.SECTION} of {PAGE}")
+        _write_only(arguments.only)
         return
     from anomvae.training.settings import TrainingSettings
 
@@ -341,6 +352,8 @@ def main() -> None:
             print(f"{name}: {facts[name]}", flush=True)
     exemplars = bench_exemplars.section(bench_exemplars.measure())
     facts["exemplars"] = with_section("", bench_exemplars.SECTION, exemplars).strip()
+    tables = bench_tables.section(bench_tables.measure())
+    facts["calibration"] = with_section("", bench_tables.SECTION, tables).strip()
     kept = find_section(PAGE.read_text(), "bench-serve") if PAGE.exists() else ""
     PAGE.write_text(page(facts) + (f"\n{kept}\n" if kept else ""))
     print(

@@ -108,10 +108,10 @@ def repeating_rows(n: int, columns: int, seed: int = 0) -> FloatArray:
 def measure() -> Costs:
     """Costs of every effort on every table, and how fits grow."""
     with tempfile.TemporaryDirectory() as scratch:
-        _fit(repeating_rows(300, 4), _settings()["quick"], Path(scratch) / "warm-up")
+        fit_graph(repeating_rows(300, 4), settings_of()["quick"], Path(scratch) / "warm-up")
         tables = {width: table_costs(width, Path(scratch)) for width in WIDTHS}
-        rows, settings = repeating_rows(max(GROWTH_ROWS), GROWTH_COLUMNS), _settings()["default"]
-        growth = {n: _fit(rows[:n], settings, Path(scratch) / f"rows-{n}")[1] for n in GROWTH_ROWS}
+        rows, settings = repeating_rows(max(GROWTH_ROWS), GROWTH_COLUMNS), settings_of()["default"]
+        growth = {n: fit_graph(rows[:n], settings, Path(scratch) / f"rows-{n}")[1] for n in GROWTH_ROWS}
     return Costs(tables, growth)
 
 
@@ -121,13 +121,14 @@ def table_costs(width: int, folder: Path) -> dict[str, Cost]:
 
     rows = repeating_rows(ROWS + max(BATCHES) * 4, width)
     costs, calls = {}, {}
-    for name, settings in _settings().items():
-        graph, fit = _fit(rows[:ROWS], settings, folder / f"{width}-{name}")
+    for name, settings in settings_of().items():
+        graph, fit = fit_graph(rows[:ROWS], settings, folder / f"{width}-{name}")
         costs[name] = Cost(fit, len(onnx.load(graph).graph.node), graph.stat().st_size / 1024)
-        session = _open(graph)
-        for n in BATCHES:
+        session = open_graph(graph)
+        for n, count in BATCHES.items():
             for everything in (True, False):
-                calls[name, n, everything] = _calls(session, rows[ROWS:], n, OUTPUTS if everything else OUTPUTS[:1])
+                wanted = OUTPUTS if everything else OUTPUTS[:1]
+                calls[name, n, everything] = rounds_of_calls(session, rows[ROWS:], n, wanted, count)
     for _ in range(ROUNDS):
         for (name, n, everything), call in calls.items():
             seconds, best = call(), costs[name].seconds
@@ -135,7 +136,8 @@ def table_costs(width: int, folder: Path) -> dict[str, Cost]:
     return costs
 
 
-def _settings() -> dict[str, FitSettings]:
+def settings_of() -> dict[str, FitSettings]:
+    """Settings of the fits that are compared, by name."""
     from anomvae.fitting import FitSettings
     from anomvae.vae.settings import ModelSettings
 
@@ -148,7 +150,7 @@ def _settings() -> dict[str, FitSettings]:
     }
 
 
-def _fit(rows: FloatArray, settings: FitSettings, folder: Path) -> tuple[Path, Seconds]:
+def fit_graph(rows: FloatArray, settings: FitSettings, folder: Path) -> tuple[Path, Seconds]:
     """The graph of a fit, and how long it took."""
     from anomvae.fitting import fit_bundle
 
@@ -158,16 +160,21 @@ def _fit(rows: FloatArray, settings: FitSettings, folder: Path) -> tuple[Path, S
     return bundle.graph, Seconds(time.perf_counter() - started, time.process_time() - used)
 
 
-def _open(graph: Path) -> ort.InferenceSession:
+def open_graph(graph: Path | bytes) -> ort.InferenceSession:
+    """A session on one thread."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
-    return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        graph if isinstance(graph, bytes) else str(graph), options, providers=["CPUExecutionProvider"]
+    )
 
 
-def _calls(session: ort.InferenceSession, rows: FloatArray, n: int, outputs: tuple[str, ...]) -> Callable[[], float]:
-    """A round of calls with n rows; it answers the seconds of its quickest call."""
+def rounds_of_calls(
+    session: ort.InferenceSession, rows: FloatArray, n: int, outputs: tuple[str, ...], count: int
+) -> Callable[[], float]:
+    """A round of so many calls with n rows; it answers the seconds of its quickest call."""
     import onnxruntime
 
     only_wanted = onnxruntime.RunOptions()
@@ -177,7 +184,7 @@ def _calls(session: ort.InferenceSession, rows: FloatArray, n: int, outputs: tup
 
     def once() -> float:
         best = float("inf")
-        for i in range(BATCHES[n]):
+        for i in range(count):
             given = {"numeric": batches[i % len(batches)]}
             started = clock()
             run(given)

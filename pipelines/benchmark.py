@@ -17,13 +17,22 @@ from anomvae.errors import AnomvaeError, SettingError
 from pipelines.accuracy_bench.page import SECTION, read_explanations, section
 from pipelines.accuracy_bench.peers import ABSENT, PEERS, installed_version
 from pipelines.accuracy_bench.protocol import SUITES
-from pipelines.accuracy_bench.runs import METHODS, Outcome, append_outcome, measure_all, plan, read_outcomes
+from pipelines.accuracy_bench.runs import (
+    METHODS,
+    Outcome,
+    append_outcome,
+    measure_all,
+    plan,
+    ranking_figures,
+    read_outcomes,
+)
 from pipelines.accuracy_bench.summary import current
 from pipelines.sections import write_section
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from pipelines.accuracy_bench.protocol import Split
     from pipelines.accuracy_bench.runs import Run
 
 ROOT = Path(__file__).parent.parent
@@ -33,12 +42,18 @@ DATA = ROOT.parent / "shared" / "data"
 EXPLANATIONS = Path(__file__).parent / "accuracy_bench" / "explanations.toml"
 
 
+def told_ranking(outcome: Outcome) -> str:
+    """Ranking figures and fit seconds of a run, for the console."""
+    auroc, precision, fit_s = (outcome.figures[name] for name in ("auroc", "average_precision", "fit_s"))
+    return f"{100 * auroc:.1f} / {100 * precision:.1f}, fit {fit_s:.1f} s"
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Measures what is missing and writes the page."""
     options = _parser().parse_args(arguments)
     try:
         runs = planned(options)
-        measure_missing(runs, options.data, options.results, options.processes, retry=options.retry)
+        measure_missing(runs, options)
         if options.page:
             write_page(options.results, options.page_path)
     except AnomvaeError as error:
@@ -56,7 +71,7 @@ def planned(options: argparse.Namespace) -> list[Run]:
     Raises:
         InputError: They name what there is not.
     """
-    methods = _names(options.methods, METHODS, "methods")
+    methods = names_of(options.methods, METHODS, "methods")
     runs = []
     for name in SUITES if options.suite == "all" else (options.suite,):
         tables = SUITES[name].tables(options.data, options.tables)[: options.max_tables]
@@ -72,25 +87,30 @@ def planned(options: argparse.Namespace) -> list[Run]:
     return runs
 
 
-def measure_missing(runs: Sequence[Run], data: Path, results: Path, processes: int, *, retry: bool = False) -> None:
+def measure_missing(
+    runs: Sequence[Run],
+    options: argparse.Namespace,
+    figures: Callable[[Run, Split], dict[str, float]] = ranking_figures,
+    told: Callable[[Outcome], str] = told_ranking,
+) -> None:
     """Measures the runs that the results file lacks, and adds each as it ends.
 
     Args:
         runs: In the order they shall start.
-        data: Folder of the suites' folders.
-        results: The results file.
-        processes: Workers.
-        retry: Whether runs that failed are measured again.
+        options: `data`, the folder of the suites' folders; `results`, the file; `processes`, the workers; `retry`, whether
+            runs that failed are measured again.
+        figures: Gives the figures of a run on its split.
+        told: Says what figures a run gave, for the console.
     """
-    known = read_outcomes(results)
-    missing = [run for run in runs if run not in known or (retry and known[run].error)]
-    print(f"{len(runs) - len(missing):,} of {len(runs):,} runs are in {results}", flush=True)
+    known = read_outcomes(options.results)
+    missing = [run for run in runs if run not in known or (options.retry and known[run].error)]
+    print(f"{len(runs) - len(missing):,} of {len(runs):,} runs are in {options.results}", flush=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()) as progress:
         task = progress.add_task("measuring", total=len(missing))
-        for outcome in measure_all(missing, data, processes):
-            append_outcome(results, outcome)
-            progress.console.print(_line(outcome), highlight=False, soft_wrap=True)
+        for outcome in measure_all(missing, options.data, options.processes, figures):
+            append_outcome(options.results, outcome)
+            progress.console.print(_line(outcome, told), highlight=False, soft_wrap=True)
             progress.advance(task)
 
 
@@ -107,17 +127,19 @@ def write_page(results: Path, page: Path) -> None:
     print(f"wrote {page}")
 
 
-def _line(outcome: Outcome) -> str:
+def _line(outcome: Outcome, figures: Callable[[Outcome], str]) -> str:
     run = outcome.run
     share = f", {100 * run.dirty:.3g}% dirty" if run.dirty else ""
     told = f"{run.suite}/{run.table} seed {run.seed}{share}: {run.method}"
-    if outcome.error:
-        return f"{told} failed: {outcome.error}"
-    auroc, precision, fit_s = (outcome.figures[name] for name in ("auroc", "average_precision", "fit_s"))
-    return f"{told} {100 * auroc:.1f} / {100 * precision:.1f}, fit {fit_s:.1f} s"
+    return f"{told} failed: {outcome.error}" if outcome.error else f"{told} {figures(outcome)}"
 
 
-def _names(wanted: str | None, known: Sequence[str], what: str) -> list[str]:
+def names_of(wanted: str | None, known: Sequence[str], what: str) -> list[str]:
+    """Names that an option lists with commas between; all where it lists none.
+
+    Raises:
+        SettingError: One is not known.
+    """
     names = [name.strip() for name in wanted.split(",")] if wanted else list(known)
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -126,18 +148,31 @@ def _names(wanted: str | None, known: Sequence[str], what: str) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--suite", choices=[*SUITES, "all"], default="all", help="Which tables.")
-    parser.add_argument("--methods", help=f"Names with commas between; default all: {', '.join(METHODS)}.")
-    parser.add_argument("--tables", default="*", help="Shell pattern of the tables' names.")
+    parser = parser_of(__doc__, METHODS, RESULTS, default="all")
     parser.add_argument("--max-tables", type=_count, help="At most so many tables a suite.")
-    parser.add_argument("--seeds", type=_seeds, help="With commas between; default the suite's own.")
     parser.add_argument(
         "--dirty", type=_shares, default=[], help="Shares of anomalies in training rows, such as 0.01,0.1."
     )
+    return parser
+
+
+def parser_of(about: str | None, methods: Sequence[str], results: Path, default: str) -> argparse.ArgumentParser:
+    """The options that benchmarks on the suites have in common.
+
+    Args:
+        about: What the benchmark does.
+        methods: Names that `--methods` may name.
+        results: Default of `--results`.
+        default: Of `--suite`.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suite", choices=[*SUITES, "all"], default=default, help="Which tables.")
+    parser.add_argument("--methods", help=f"Names with commas between; default all: {', '.join(methods)}.")
+    parser.add_argument("--tables", default="*", help="Shell pattern of the tables' names.")
+    parser.add_argument("--seeds", type=_seeds, help="With commas between; default the suite's or the method's own.")
     parser.add_argument("--processes", type=_count, default=2, help="Workers, one thread each.")
     parser.add_argument("--data", type=Path, default=DATA, help="Folder of the suites' folders.")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="File of finished runs.")
+    parser.add_argument("--results", type=Path, default=results, help="File of finished runs.")
     parser.add_argument("--retry", action="store_true", help="Measure runs again that failed.")
     parser.add_argument(
         "--page", action=argparse.BooleanOptionalAction, default=True, help="Whether to write the page."

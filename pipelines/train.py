@@ -9,7 +9,7 @@
     label = "failure"                  # the label column of `evaluation`
     out = "models/press"               # where the bundle goes
     tracking_uri = "sqlite:///mlflow.db"
-    promote = "better"                 # better (default), always or never
+    promote = "better"                 # better (default), always or never; without labels by its power on made-up faults
 
     [fit]                              # settings as `anomvae fit --config` takes them
     name = "press"
@@ -28,7 +28,7 @@ import sys
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from anomvae.data.labels import read_labels
 from anomvae.data.reading import open_rows
@@ -44,9 +44,15 @@ from anomvae.tracking.promotion import promote
 from anomvae.tracking.runs import log_bundle
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from anomvae.bundle import Bundle
 
 CHAMPION_STAYS = 3
+MORE_BLIND = 1
+"""Blind columns a candidate may have beyond the champion's: a column on the edge falls on either side."""
+LARGER_SHIFT = 1.25
+"""Factor by which the shift that it catches half of the time may exceed the champion's."""
 PROMOTE = ("better", "always", "never")
 
 
@@ -61,7 +67,8 @@ class Job:
         evaluation: Labelled rows, if there are any.
         label: Their label column.
         tracking_uri: Tracking server or database.
-        promote: `better`: where the new version ranks at least as well on the labelled rows; `always`; `never`.
+        promote: `better`: where the new version ranks at least as well on the labelled rows and notices made-up faults as well;
+            without labelled rows the latter alone; `always`; `never`.
     """
 
     data: str
@@ -193,21 +200,62 @@ def _is_fitted_already(job: Job, bundle: Bundle | None, digest: str) -> bool:
 
 def _compare(job: Job, candidate: Bundle, champion: Bundle) -> tuple[bool, str]:
     """Whether the candidate does at least as well as the champion on the same labelled rows, and a sentence."""
-    if job.evaluation is None or job.label is None:
-        return False, 'no labelled rows to compare on; set `evaluation` and `label`, or promote = "always"'
     names = [{column.name for column in bundle.manifest.columns} for bundle in (candidate, champion)]
     if names[0] != names[1]:
         return (
             False,
             f"the columns differ from the champion's in {len(names[0] ^ names[1])}; promote it by hand if that is meant",
         )
+    power = compare_power(*(bundle.read_record().metrics for bundle in (candidate, champion)))
+    if job.evaluation is None or job.label is None:
+        if power is None:
+            return False, 'no labelled rows to compare on; set `evaluation` and `label`, or promote = "always"'
+        return power.holds, f"no labelled rows; {power.told}"
     new, old = (_evaluate(job.evaluation, job.label, bundle) for bundle in (candidate, champion))
     told = (
         f"average precision {new.average_precision:.4f} against the champion's {old.average_precision:.4f}, false alarms "
         f"{new.false_alarm_rate:.2%} against {old.false_alarm_rate:.2%}"
     )
     too_loud = new.false_alarm_low > max(new.alarm_rate, old.false_alarm_high)
-    return new.average_precision >= old.average_precision and not too_loud, told
+    better = new.average_precision >= old.average_precision and not too_loud
+    if power is None:
+        return better, told
+    return better and power.holds, f"{told}; {power.told}"
+
+
+class Power(NamedTuple):
+    """How a candidate's power without labels compares with the champion's.
+
+    Attributes:
+        holds: Whether it notices faults in single columns as well, up to what 100 rows can tell.
+        told: Sentence.
+    """
+
+    holds: bool
+    told: str
+
+
+def compare_power(new: Mapping[str, float], old: Mapping[str, float]) -> Power | None:
+    """Compares what two fits noticed of faults put into their own normal rows.
+
+    Args:
+        new: Metrics of the candidate's record.
+        old: Of the champion's.
+
+    Returns:
+        None where either was not measured.
+    """
+    names = ("power_blind_columns", "power_shift_half_median")
+    if any(name not in metrics for name in names for metrics in (new, old)):
+        return None
+    if new.get("power_alarm_rate") != old.get("power_alarm_rate"):  # at another rate other faults are noticed
+        return None
+    (new_blind, new_shift), (old_blind, old_shift) = ([metrics[name] for name in names] for metrics in (new, old))
+    told = (
+        f"a shift of {new_shift:.2g} standard deviations is caught half of the time against the champion's {old_shift:.2g}, "
+        f"{new_blind:.0f} blind columns against {old_blind:.0f}"
+    )
+    return Power(new_blind <= old_blind + MORE_BLIND and new_shift <= LARGER_SHIFT * old_shift, told)
 
 
 def _evaluate(data: str, label: str, bundle: Bundle) -> Evaluation:

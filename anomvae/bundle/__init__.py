@@ -1,7 +1,18 @@
 """The bundle: all that passes from training to whatever scores."""
 
 from anomvae.bundle.folder import Bundle, read_bundle, write_bundle
-from anomvae.bundle.manifest import FORMAT_VERSION, Calibration, Column, LeftOut, Manifest, Provenance, Split
+from anomvae.bundle.manifest import (
+    FORMAT_VERSION,
+    Calibration,
+    Column,
+    GroupCalibration,
+    LeftOut,
+    Manifest,
+    Provenance,
+    Recalibration,
+    Split,
+    TailRecord,
+)
 from anomvae.bundle.record import TrainingRecord
 
 __all__ = [
@@ -9,10 +20,13 @@ __all__ = [
     "Bundle",
     "Calibration",
     "Column",
+    "GroupCalibration",
     "LeftOut",
     "Manifest",
     "Provenance",
+    "Recalibration",
     "Split",
+    "TailRecord",
     "TrainingRecord",
     "read_bundle",
     "write_bundle",

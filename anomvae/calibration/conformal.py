@@ -1,9 +1,8 @@
-"""Split conformal p-values, and the table that gives them in a graph."""
+"""Split conformal p-values, and the threshold of an alarm rate."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +10,13 @@ import numpy.typing as npt
 from anomvae.bundle.promise import rows_needed
 from anomvae.errors import SettingError, TooFewRowsError
 
+ROUNDING = 1e-6
+"""Relative; p-values are multiples of 1 / (m + 1), and one that equals the alarm rate must alarm in float32 too."""
+
 FloatArray = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
 TIE = 1e-4
-"""Scores this close, relative to max(1, |score|), count as equal.
+"""Scores this close, relative to |score| and at least to their spread, or 1, count as equal.
 
 A repeated row must get the p-value of the rows it repeats, also on a machine that rounds differently. Counting a close
 call as a tie can only raise a p-value, so the guarantee stands.
@@ -40,19 +42,27 @@ def p_values(scores: FloatArray, calibration: FloatArray) -> npt.NDArray[np.floa
         >>> p_values(np.array([0.0, 9.0]), np.array([1.0, 2.0, 3.0])).tolist()
         [1.0, 0.25]
     """
-    table = np.sort(np.asarray(calibration, dtype=np.float32))
-    at_least = len(table) - np.searchsorted(table, lowered(scores), side="left")
+    table = np.sort(raised(calibration))
+    exact = np.asarray(scores, dtype=np.float32)
+    at_least = np.where(np.isnan(exact), 0, len(table) - np.searchsorted(table, exact, side="left"))
     shares: npt.NDArray[np.float64] = (1.0 + at_least.astype(np.float64)) / (len(table) + 1.0)
     return shares
 
 
-def lowered(scores: FloatArray) -> npt.NDArray[np.float32]:
-    """Scores less the tie tolerance; all arithmetic in float32, as the graph does it. NaN becomes infinity."""
-    exact = np.asarray(scores, dtype=np.float32)
-    with np.errstate(invalid="ignore"):  # inf - inf
-        moved = exact - np.float32(TIE) * np.maximum(np.float32(1.0), np.abs(exact))
-    finite = np.where(np.isinf(exact), exact, moved)
-    return np.where(np.isnan(exact), np.float32(np.inf), finite).astype(np.float32)
+def raised(calibration: FloatArray) -> npt.NDArray[np.float32]:
+    """The largest scores that still tie with calibration scores, float32; what is not a number ties with all.
+
+    The tolerance is `TIE` times max(f, |score|) of the new score s, which ties with c where s - TIE max(f, |s|) <= c. The
+    floor f is 1, or the standard deviation of the calibration scores where that is less: scores that all lie close must
+    not tie for being small.
+    """
+    exact = np.asarray(calibration, dtype=np.float64)
+    finite = exact[np.isfinite(exact)]
+    with np.errstate(over="ignore"):
+        floor = min(1.0, float(finite.std()) if len(finite) else 0.0) or 1.0
+        above, near, below = exact / (1.0 - TIE), exact + TIE * floor, exact / (1.0 + TIE)
+        moved = np.where(above >= floor, above, np.where(near >= -floor, np.minimum(near, floor), below))
+        return np.where(np.isnan(exact), np.inf, moved).astype(np.float32)
 
 
 def threshold(calibration: FloatArray, alarm_rate: float) -> float:
@@ -90,41 +100,3 @@ def check_alarm_rate(alarm_rate: float) -> None:
         raise SettingError(
             f"the alarm rate is {alarm_rate:g}; it is a share of rows, above 0 and below 1 (0.01 is 1 %)"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreTable:
-    """Calibration scores as a two-step search: which block, then how far into it.
-
-    A graph has no binary search; comparing with all m scores would cost more than the model. With blocks of about the
-    square root of m, twice that many comparisons do.
-
-    Attributes:
-        first: First score of each block but the first, ascending, shape ``(b - 1,)``.
-        blocks: Scores by block, the last one filled up with infinity, shape ``(b, w)``.
-        rows: m.
-    """
-
-    first: npt.NDArray[np.float32]
-    blocks: npt.NDArray[np.float32]
-    rows: int
-
-    @classmethod
-    def of(cls, calibration: FloatArray) -> ScoreTable:
-        """The table of calibration scores, any order, shape ``(m,)``."""
-        ascending = np.sort(np.asarray(calibration, dtype=np.float32))
-        width = max(1, math.isqrt(len(ascending) - 1) + 1 if len(ascending) else 1)
-        blocks = max(1, math.ceil(len(ascending) / width))
-        filled = np.full(blocks * width, np.inf, dtype=np.float32)
-        filled[: len(ascending)] = ascending
-        square = filled.reshape(blocks, width)
-        return cls(square[1:, 0].copy(), square, len(ascending))
-
-    def p_values(self, scores: FloatArray) -> npt.NDArray[np.float64]:
-        """P-values by the two-step search; equal to :func:`p_values`."""
-        moved = lowered(scores)[:, None]
-        block = (self.first[None, :] < moved).sum(axis=1)
-        below = block * self.blocks.shape[1] + (self.blocks[block] < moved).sum(axis=1)
-        above = self.rows - np.minimum(below, self.rows)
-        shares: npt.NDArray[np.float64] = (1.0 + above.astype(np.float64)) / (self.rows + 1.0)
-        return shares

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 import anomvae
-from anomvae.cli import check, doctor, evaluate, fit, models, score, serve
+from anomvae.cli import calibrate, check, doctor, evaluate, fit, models, power, score, serve
 from anomvae.cli.console import complain
 from anomvae.errors import AnomvaeError
 
@@ -49,9 +49,11 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("fit")(fit.fit)
+app.command("calibrate")(calibrate.calibrate)
 app.command("score")(score.score)
 app.command("serve")(serve.command)
 app.command("evaluate")(evaluate.evaluate)
+app.command("power")(power.power)
 app.command("check")(check.check)
 app.command("doctor")(doctor.doctor)
 app.add_typer(models.app, name="models")

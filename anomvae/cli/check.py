@@ -31,7 +31,7 @@ def check(
     from anomvae.data.labels import read_labels
     from anomvae.data.reading import open_rows
     from anomvae.data.schema import SchemaRules, check_names, infer_schema
-    from anomvae.data.splits import part_sizes
+    from anomvae.data.splits import calibration_method, part_sizes
     from anomvae.errors import DataFileError, TooFewRowsError
 
     check_alarm_rate(alarm_rate)
@@ -51,11 +51,16 @@ def check(
     if schema.left_out:
         console.print(table("and leave out", ("column", "why"), [(c.name, c.reason) for c in schema.left_out]))
     try:
-        train, validation, calibration = part_sizes(normal.num_rows, alarm_rate)
+        method = calibration_method("auto", normal.num_rows, time)
+        train, validation, calibration = part_sizes(normal.num_rows, alarm_rate, method)
     except TooFewRowsError as error:
         console.print(f"[red]problem[/red]: {escape(error)}", soft_wrap=True)
     else:
-        console.print(f"{train:,} rows would train, {validation:,} validate, {calibration:,} calibrate")
+        console.print(
+            f"{train:,} rows would train, and all of them calibrate, each scored by a network that has not seen it"
+            if method == "cross"
+            else f"{train:,} rows would train, {validation:,} validate, {calibration:,} calibrate"
+        )
     concerns = look_over(normal, schema, time=time, by=by)
     for concern in concerns:
         colour = COLOURS[concern.severity]

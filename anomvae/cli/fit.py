@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from anomvae.cli.console import err, escape, out, table, warn
-from anomvae.cli.options import Data, Label, TrackingUri
+from anomvae.cli.console import escape, out, table, warn
+from anomvae.cli.options import AlarmsPerDay, Confidence, Data, Decision, Label, RowsPerDay, Tail, TrackingUri
+from anomvae.cli.promise import promise
+from anomvae.cli.tracking import track
 from anomvae.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -27,6 +29,19 @@ def fit(
         float | None,
         typer.Option("--alarm-rate", help="Share of normal rows that may alarm; default: 0.01.", show_default=False),
     ] = None,
+    alarms_per_day: AlarmsPerDay = None,
+    rows_per_day: RowsPerDay = None,
+    confidence: Confidence = None,
+    tail: Tail = None,
+    decision: Decision = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            "--calibration",
+            help="cross: every row trains and calibrates; split: a part calibrates only; default: auto.",
+            show_default=False,
+        ),
+    ] = None,
     label: Label = None,
     drop: Annotated[
         list[str] | None, typer.Option("--drop", help="Column to leave out; repeat it for more.", show_default=False)
@@ -36,7 +51,12 @@ def fit(
         typer.Option("--time", help="Column that orders the rows: the latest calibrate.", show_default=False),
     ] = None,
     by: Annotated[
-        str | None, typer.Option("--by", help="Column that groups the rows: groups stay whole.", show_default=False)
+        str | None,
+        typer.Option(
+            "--by",
+            help="Column that groups the rows: a group with the rows for it gets a calibration of its own.",
+            show_default=False,
+        ),
     ] = None,
     categorical: Annotated[
         list[str] | None,
@@ -82,6 +102,12 @@ def fit(
     overrides: dict[str, Any] = {
         "name": name,
         "alarm_rate": alarm_rate,
+        "alarms_per_day": alarms_per_day,
+        "rows_per_day": rows_per_day,
+        "confidence": confidence,
+        "tail": tail,
+        "decision": decision,
+        "calibration": calibration,
         "label": label,
         "drop": tuple(drop or ()),
         "time": time,
@@ -97,7 +123,7 @@ def fit(
     with TrainingProgress() as progress:
         result = fit_bundle(data, settings, folder, hooks=[progress], on_prepared=_show_data)
     _show_result(result)
-    reference = str(folder) if no_track else _track(result, folder, tracking_uri)
+    reference = str(folder) if no_track else track(result.bundle, folder, tracking_uri)
     _show_next(reference, folder)
 
 
@@ -110,20 +136,21 @@ def _show_data(prepared: PreparedData) -> None:
         left = [(column.name, column.reason) for column in prepared.schema.left_out]
         console.print(table("left out", ("column", "why"), left))
     if split.how == "time" and any(column.role == "group" for column in prepared.schema.left_out):
-        warn("--time decides the split, so the groups of --by are not kept whole")
+        warn("--time decides what calibrates, so small groups of --by are not kept whole")
     how = {"random": "at random", "time": f"by time ({split.column}), the latest rows calibrate"}.get(
-        split.how, f"by group ({split.column}), groups stay whole"
+        split.how, f"by group ({split.column}), small groups stay whole"
     )
     anomalies = (
         f"; {len(prepared.labelled_rows):,} labelled anomalies are kept for evaluation"
         if len(prepared.labelled_rows)
         else ""
     )
-    console.print(
-        f"split {escape(how)}: {len(split.train):,} rows train, {len(split.validation):,} validate, "
-        f"{len(split.calibration):,} calibrate{anomalies}",
-        soft_wrap=True,
+    parts = (
+        f"all {len(split.train):,} rows train and calibrate, in {split.fold_count} folds"
+        if split.folds is not None
+        else f"{len(split.train):,} rows train, {len(split.validation):,} validate, {len(split.calibration):,} calibrate"
     )
+    console.print(f"divided {escape(how)}: {parts}{anomalies}", soft_wrap=True)
 
 
 def _facts(column: Any) -> str:
@@ -147,47 +174,25 @@ def _show_result(result: FitResult) -> None:
         f"{history.best.validation_loss:.3f} nats at step {history.best.step:,}",
         soft_wrap=True,
     )
-    console.print(
-        f"calibrated on {calibration.rows:,} rows: at most {calibration.alarm_rate:.2%} of normal rows alarm "
-        f"(score above {calibration.score_threshold:.4g} nats); rates down to {calibration.smallest_alarm_rate:.2g} are supported",
-        soft_wrap=True,
-    )
+    if calibration.by is not None and not calibration.groups:
+        warn(f"no group of {calibration.by!r} has rows enough for a calibration of its own")
+    for line in promise(calibration):
+        console.print(escape(line), soft_wrap=True)
     console.print(f"exported one ONNX graph; largest difference from the model {result.parity:.1e} (at most 1e-04)")
     if result.evaluation:
         found = result.evaluation
-        console.print(
+        told = (
             f"on the labelled rows: AUROC {found.auroc:.3f}, average precision {found.average_precision:.3f}; of "
-            f"{found.anomalies:,} anomalies {found.recall:.1%} alarm, of {found.rows - found.anomalies:,} held-out normal rows "
-            f"{found.false_alarm_rate:.1%} ({found.false_alarm_low:.1%} to {found.false_alarm_high:.1%})",
-            soft_wrap=True,
+            f"{found.anomalies:,} anomalies {found.recall:.1%} alarm"
         )
+        if calibration.method == "split":  # all rows that calibrate alarm as often as stated, which tells nothing
+            told += (
+                f", of {found.rows - found.anomalies:,} held-out normal rows {found.false_alarm_rate:.1%} "
+                f"({found.false_alarm_low:.1%} to {found.false_alarm_high:.1%})"
+            )
+        console.print(told, soft_wrap=True)
     for warning in result.warnings:
         warn(warning)
-
-
-def _track(result: FitResult, folder: Path, tracking_uri: str | None) -> str:
-    """Logs and registers; a server that does not answer costs nothing but a later command."""
-    from anomvae.errors import TrackingError
-
-    to = f" --tracking-uri {tracking_uri}" if tracking_uri else ""
-    later = f"the bundle is safe in {folder}; log it later with `anomvae models log {folder}{to}`"
-    try:
-        from anomvae.tracking.runs import log_bundle
-    except ImportError:
-        warn(f"MLflow is not installed, so the model is not registered (pip install 'anomvae[mlflow]'); {later}")
-        return str(folder)
-    try:
-        with err().status("logging to MLflow"):
-            run = log_bundle(result.bundle, tracking_uri=tracking_uri)
-    except TrackingError as error:
-        warn(f"{error}; {later}")
-        return str(folder)
-    aliases = ", ".join(run.aliases)
-    out().print(
-        f"registered as {escape(run.model_name)} version {run.version} ({aliases}); open with: {escape(run.how_to_open)}",
-        soft_wrap=True,
-    )
-    return f"{run.model_name}/{run.version}"
 
 
 def _show_next(reference: str, folder: Path) -> None:

@@ -22,6 +22,41 @@ TrackingUri = Annotated[
 AlarmRate = Annotated[
     float | None, typer.Option("--alarm-rate", help="Share of normal rows that may alarm.", show_default=False)
 ]
+AlarmsPerDay = Annotated[
+    float | None,
+    typer.Option(
+        "--alarms-per-day",
+        help="False alarms a day that can be borne, in place of --alarm-rate; takes --rows-per-day.",
+        show_default=False,
+    ),
+]
+RowsPerDay = Annotated[
+    float | None, typer.Option("--rows-per-day", help="Normal rows that are scored a day.", show_default=False)
+]
+Confidence = Annotated[
+    float | None,
+    typer.Option(
+        "--confidence",
+        help="Have the rate hold for these very rows with this probability, such as 0.95, not only on average.",
+        show_default=False,
+    ),
+]
+Tail = Annotated[
+    bool | None,
+    typer.Option(
+        "--tail/--no-tail",
+        help="Extrapolate rates that the rows cannot support by a generalised Pareto tail; such verdicts are flagged.",
+        show_default=False,
+    ),
+]
+Decision = Annotated[
+    str | None,
+    typer.Option(
+        "--decision",
+        help="What gives the verdict: elbo (the score), reconstruction, or both together at the one rate.",
+        show_default=False,
+    ),
+]
 Label = Annotated[
     str | None,
     typer.Option("--label", help="Column that marks anomalies (0/1, true/false, words).", show_default=False),

@@ -11,7 +11,7 @@ import typer
 
 from anomvae.cli.console import err, warn
 from anomvae.cli.options import AlarmRate, Data, Model, TrackingUri
-from anomvae.errors import OutputError
+from anomvae.errors import OutputError, SettingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 
 UNKNOWN_SHARE = 0.5
+FDR_HELP = (
+    "In place of the alarm rate: the share of false alarms to expect among the alarms, all rows taken together "
+    "(Benjamini-Hochberg). The answers then wait on disk until all rows are scored."
+)
 
 
 def score(
@@ -35,21 +39,29 @@ def score(
     ] = "-",
     top: Annotated[int, typer.Option("--top", help="Reasons a row.")] = 3,
     alarm_rate: AlarmRate = None,
+    fdr: Annotated[
+        float | None,
+        typer.Option("--fdr", help=FDR_HELP, metavar="SHARE", show_default=False),
+    ] = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Score rows: score, p-values, verdict and reasons, a row for a row, in constant memory."""
+    """Score rows: score, p-values, verdict and reasons, a row for a row, in constant memory (--fdr: 8 bytes a row)."""
     from anomvae.data.reading import open_rows
     from anomvae.data.writing import Answers, refuse_suffix, write_answers
     from anomvae.detector import find_bundle
     from anomvae.scoring import Scorer
+    from anomvae.scoring.discoveries import Discoveries
     from anomvae.scoring.needs import arrow_types
     from anomvae.scoring.reasons import natural_reasons
 
     if out != "-":
         refuse_suffix(Path(out))
         _refuse_own_input(Path(out), data)
+    if fdr is not None and alarm_rate is not None:
+        raise SettingError("--fdr and --alarm-rate exclude each other: state the one or the other")
     scorer = Scorer(find_bundle(model, tracking_uri=tracking_uri))
     scorer.check_alarm_rate(alarm_rate)
+    discoveries = None if fdr is None else Discoveries(scorer.manifest, fdr)
     source = open_rows(data, types=arrow_types(scorer.manifest))
     schema = scorer.schema(source.schema, top)
     needed = scorer.needed_columns(source.schema.names)
@@ -58,16 +70,23 @@ def score(
     batches = scorer.score_batches(
         source.batches(columns=needed, batch_rows=32_768), source.schema, top=top, alarm_rate=alarm_rate
     )
+    if discoveries is not None:
+        batches = discoveries.decide_batches(batches, schema, None if out == "-" else Path(out).parent)
+        schema = discoveries.schema(schema)
     plain = {"reasons": natural_reasons(scorer.manifest)}
     rows = write_answers(out, Answers(alarms.watch(batches), schema, plain))
     seconds = time.monotonic() - started
+    _warn_of_unknown(scorer, rows)
+    _warn_of_pooled(scorer, alarms.pooled, rows)
+    if discoveries is not None and discoveries.shortage:
+        warn(discoveries.shortage)
+    rate = scorer.manifest.calibration.alarm_rate if alarm_rate is None else alarm_rate
+    stated = f"a stated rate of {rate:.2%} of normal rows" if fdr is None else f"a false discovery rate of {fdr:.2%}"
     where = "" if out == "-" else f" to {out}"
     share = f" ({alarms.count / rows:.2%})" if rows else ""
-    rate = scorer.manifest.calibration.alarm_rate if alarm_rate is None else alarm_rate
-    _warn_of_unknown(scorer, rows)
     err().print(
         f"{rows:,} rows scored{where} in {seconds:.1f} s ({rows / max(seconds, 1e-9):,.0f} rows/s): {alarms.count:,} alarms{share} "
-        f"at a stated rate of {rate:.2%} of normal rows",
+        f"at {stated}",
         soft_wrap=True,
     )
 
@@ -82,6 +101,16 @@ def _warn_of_unknown(scorer: Scorer, rows: int) -> None:
             )
 
 
+def _warn_of_pooled(scorer: Scorer, pooled: int, rows: int) -> None:
+    """Warns where most rows are of no group that the calibration knows: the column may be missing, or written otherwise."""
+    by = scorer.manifest.calibration.by
+    if scorer.manifest.calibration.groups and rows and pooled > UNKNOWN_SHARE * rows:
+        warn(
+            f"{pooled:,} of {rows:,} rows are of no group of {by!r} with a calibration of its own (`pooled`): they are held against "
+            "the rows of all, which promises nothing for them; see whether the column is there and written as at the fit"
+        )
+
+
 def _refuse_own_input(out: Path, data: str) -> None:
     """Answers must not replace the measurements they answer."""
     read = [Path(data).expanduser(), *map(Path, glob.glob(data))]  # noqa: PTH207  the pattern may be absolute
@@ -92,10 +121,10 @@ def _refuse_own_input(out: Path, data: str) -> None:
 
 
 class _Tally:
-    """Counts alarms as batches go by."""
+    """Counts alarms and pooled rows as batches go by."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count = self.pooled = 0
 
     def watch(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """The same batches."""
@@ -103,4 +132,6 @@ class _Tally:
 
         for batch in batches:
             self.count += pc.sum(batch.column("alarm")).as_py() or 0
+            if "pooled" in batch.schema.names:
+                self.pooled += pc.sum(batch.column("pooled")).as_py() or 0
             yield batch

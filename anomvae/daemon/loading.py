@@ -145,7 +145,11 @@ def same_inputs(old: Manifest, new: Manifest) -> bool:
 
 
 def same_codes(old: Manifest, new: Manifest) -> bool:
-    """Whether callers who send codes and days mean the same by them."""
-    return [(column.categories, column.missing_code, column.origin) for column in old.scored] == [
-        (column.categories, column.missing_code, column.origin) for column in new.scored
-    ]
+    """Whether callers who send codes, days and numbers of groups mean the same by them."""
+    return _codes(old) == _codes(new)
+
+
+def _codes(manifest: Manifest) -> list[tuple[object, ...]]:
+    group = manifest.calibration.group_column
+    coded = manifest.scored if group is None else (*manifest.scored, group)
+    return [(column.categories, column.missing_code, column.origin) for column in coded]

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from anomvae.bundle.promise import least_share
 from anomvae.data.encoding import encode
 from anomvae.data.labels import read_labels
 from anomvae.data.reading import open_rows
@@ -90,7 +89,8 @@ def comparison_rows(
     """
     digest = open_rows(evaluated.data, types=types).digest()
     is_fit = digest == manifest.provenance.digest
-    if is_fit and manifest.split.how == "random" and manifest.prior != "normal":
+    knows_all = manifest.split.folds or (manifest.split.how == "random" and manifest.prior != "normal")
+    if is_fit and knows_all:
         raise SettingError(
             f"{evaluated.data} is what the model was fitted on, and the model knows all of its normal rows, calibration rows "
             "among them: evaluate labelled rows that the fit did not have"
@@ -135,7 +135,7 @@ def rows_learnt_from(data: str, manifest: Manifest) -> BoolArray | None:
         normal = np.flatnonzero(read_labels(rows, _label_of(manifest)).normal)
         again = split_rows(
             rows.take(pa.array(normal)),
-            alarm_rate=least_share(calibration.alarm_rate, calibration.decision),
+            alarm_rate=calibration.alarm_rate / (2.0 if calibration.decision == "either" else 1.0),
             seed=manifest.provenance.seed,
             time=split.column if split.how == "time" else None,
             by=split.column if split.how == "group" else None,

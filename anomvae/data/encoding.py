@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +18,7 @@ from anomvae.errors import CellError, ColumnMismatchError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from anomvae.bundle import Column
+    from anomvae.bundle import Column, Manifest
 
 TRUE_WORDS = ("true", "1", "1.0", "t", "yes", "y")
 FALSE_WORDS = ("false", "0", "0.0", "f", "no", "n")
@@ -35,17 +35,21 @@ class EncodedRows:
     Attributes:
         numeric: Raw units, NaN where missing, float32, shape ``(n, d)``.
         categorical: Codes of the manifest's categories, int64, shape ``(n, c)``.
+        group: Number of each row's group among those with a calibration table of their own, int64, shape ``(n,)``; any
+            other number means none of them; None: not told.
     """
 
     numeric: npt.NDArray[np.float32]
     categorical: npt.NDArray[np.int64]
+    group: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.numeric)
 
     def take(self, rows: npt.NDArray[np.int64] | slice) -> EncodedRows:
         """The rows named by position."""
-        return EncodedRows(self.numeric[rows], self.categorical[rows])
+        group = None if self.group is None else self.group[rows]
+        return EncodedRows(self.numeric[rows], self.categorical[rows], group)
 
 
 def encode(rows: pa.Table | pa.RecordBatch, columns: Sequence[Column], *, first_row: int = 0) -> EncodedRows:
@@ -72,6 +76,25 @@ def encode(rows: pa.Table | pa.RecordBatch, columns: Sequence[Column], *, first_
     for j, column in enumerate(categorical):
         codes[:, j] = codes_of(rows.column(column.name), column)
     return EncodedRows(numbers, codes)
+
+
+def encode_for(rows: pa.Table | pa.RecordBatch, manifest: Manifest, *, first_row: int = 0) -> EncodedRows:
+    """Encodes rows for a detector: its columns, and the group where its calibration has groups and the rows the column.
+
+    Args:
+        rows: A table with at least the scored columns.
+        manifest: The detector's.
+        first_row: Rows of the data before these, for messages.
+
+    Raises:
+        ColumnMismatchError: Columns are missing.
+        CellError: A number column holds text.
+    """
+    found = encode(rows, manifest.columns, first_row=first_row)
+    column = manifest.calibration.group_column
+    if column is None or column.name not in rows.schema.names:
+        return found
+    return replace(found, group=codes_of(rows.column(column.name), column))
 
 
 def require_columns(present: Sequence[str], needed: Sequence[Column]) -> None:
@@ -167,6 +190,31 @@ def text_of(cells: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
         as_whole = pc.cast(pc.if_else(whole, cells, pa.scalar(0, kind)), pa.int64())
         return pc.if_else(whole, pc.cast(as_whole, pa.string()), pc.cast(cells, pa.string()))
     return pc.cast(cells, pa.string())
+
+
+def group_names(cells: pa.Array | pa.ChunkedArray) -> tuple[list[str | None], str]:
+    """Groups of rows as text, and the type by which other cells of theirs are to be read.
+
+    Text that holds nothing but numbers, or flags, counts as those: files differ in how they write them.
+
+    Args:
+        cells: Shape ``(n,)``; empty text is no group.
+    """
+    if pa.types.is_dictionary(cells.type):
+        cells = pc.cast(cells, cells.type.value_type)
+    if is_text(cells.type):
+        trimmed = pc.utf8_trim_whitespace(pc.cast(cells, pa.string()))
+        cells = pc.if_else(pc.equal(trimmed, ""), pa.scalar(None, pa.string()), trimmed)
+        if cells.null_count < len(cells):
+            with contextlib.suppress(pa.ArrowInvalid):
+                cells = pc.cast(cells, pa.float64())
+        if (
+            is_text(cells.type)
+            and pc.all(pc.is_in(pc.utf8_lower(cells.drop_null()), pa.array(["true", "false"]))).as_py()
+        ):
+            cells = pc.cast(pc.utf8_lower(cells), pa.bool_())
+    names: list[str | None] = text_of(cells).to_pylist()
+    return names, str(cells.type)
 
 
 def is_text(kind: pa.DataType) -> bool:

@@ -29,7 +29,7 @@ from anomvae.data.labels import read_labels
 from anomvae.data.schema import SchemaRules, check_names
 from anomvae.data.sequence import group_concerns, sequence_of, time_concerns
 from anomvae.data.shapes import exact_relations, far_off, find_modes, lone_codes, longest_stretch, usual_spread
-from anomvae.data.splits import part_sizes
+from anomvae.data.splits import calibration_method, part_sizes
 from anomvae.errors import CellError, SchemaError, TooFewRowsError
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _few_rows(table: Table) -> Iterator[Concern]:
     severities: tuple[tuple[float, Severity], ...] = ((0.3, "problem"), (0.01, "warning"), (0.001, "info"))
     for rate, severity in severities:
         try:
-            part_sizes(table.n, rate)
+            part_sizes(table.n, rate, calibration_method("auto", table.n, table.time))
         except TooFewRowsError as error:
             yield Concern(
                 severity,

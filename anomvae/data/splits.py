@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +15,13 @@ from anomvae.bundle.promise import rows_needed
 from anomvae.data.encoding import is_text, text_of
 from anomvae.errors import SchemaError, TooFewRowsError
 
-if TYPE_CHECKING:
-    IntArray = npt.NDArray[np.int64]
+IntArray = npt.NDArray[np.int64]
+CalibrationMethod = Literal["cross", "split"]
 
+FOLDS = 5
+CROSS_ROWS = 10_000
+"""Up to so many normal rows all of them train and calibrate by default; beyond, a fifth held out costs nothing."""
+MIN_CROSS_ROWS = 20
 MIN_TRAIN_ROWS = 16
 STEADY = 2
 MAX_VALIDATION_ROWS = 10_000
@@ -25,14 +30,18 @@ MAX_CALIBRATION_ROWS = 20_000
 
 @dataclass(frozen=True, slots=True)
 class RowSplit:
-    """Row numbers of each part, ascending, without overlap.
+    """Row numbers of each part, ascending; without overlap, or under folds each part all rows.
 
     Attributes:
         train: The weights are fitted on these.
         validation: These decide when to stop.
-        calibration: The p-values come from these; the model never sees them.
+        calibration: The p-values come from these; the network that scores them has never seen them.
         how: What decided.
         column: The column that decided, if one did.
+        folds: Fold of each normal row, 0 to K - 1, shape ``(n,)``: every row trains the detector, and is scored for
+            calibration by a network that was trained without its fold; None: no row is in two parts.
+        apart: Whether a row's group lies whole in one fold, shape ``(n,)``: it is then scored as one of a group not met
+            before; None: no row is.
     """
 
     train: IntArray
@@ -40,10 +49,36 @@ class RowSplit:
     calibration: IntArray
     how: Literal["random", "time", "group"]
     column: str | None
+    folds: IntArray | None = None
+    apart: npt.NDArray[np.bool_] | None = None
+
+    @property
+    def fold_count(self) -> int:
+        """K; 0 without folds."""
+        return 0 if self.folds is None else int(self.folds.max()) + 1
 
 
-def part_sizes(n: int, alarm_rate: float) -> tuple[int, int, int]:
-    """Sizes of the training, validation and calibration parts of n normal rows.
+def calibration_method(asked: Literal["auto", "cross", "split"], n: int, time: str | None = None) -> CalibrationMethod:
+    """Which rows calibrate: all of them by folds (`cross`), or a part held out (`split`).
+
+    Args:
+        asked: `auto` takes folds up to 10,000 normal rows.
+        n: Normal rows.
+        time: Column that orders them: the latest then calibrate, for later rows may not vouch for earlier ones.
+
+    Example:
+        >>> [calibration_method("auto", n, time) for n, time in ((800, None), (800, "when"), (80_000, None))]
+        ['cross', 'split', 'split']
+    """
+    if time is not None:
+        return "split"
+    if asked == "auto":
+        return "cross" if n <= CROSS_ROWS else "split"
+    return asked
+
+
+def part_sizes(n: int, alarm_rate: float, calibration: CalibrationMethod = "split") -> tuple[int, int, int]:
+    """Sizes of the training, validation and calibration parts of n normal rows; with `cross` each is all of them.
 
     A tenth validates (10 to 10,000 rows). A fifth calibrates (at most 20,000 rows), more where the alarm rate needs more
     (twice the least that supports it, so that the threshold does not rest on one row, while that is under 30 %; the
@@ -52,25 +87,33 @@ def part_sizes(n: int, alarm_rate: float) -> tuple[int, int, int]:
     Raises:
         TooFewRowsError: The rows support neither the rate nor a model.
     """
-    sizes = _sizes(n, alarm_rate)
-    if not _fits(n, alarm_rate):
-        least, need, supported = rows_needed(alarm_rate), _total_needed(alarm_rate), _rate_supported(n)
+    if not _fits(n, alarm_rate, calibration):
+        least, need = rows_needed(alarm_rate), _total_needed(alarm_rate, calibration)
+        supported = _rate_supported(n, calibration)
         advice = f"ask for a rate of {supported:.3g} or more, or bring" if supported else "bring"
-        raise TooFewRowsError(
-            f"{n:,} normal rows cannot support an alarm rate of {alarm_rate:g}: that takes {least:,} rows to calibrate "
-            f"beside those to train; {advice} at least {need:,} normal rows",
-            need,
-        )
-    return sizes
+        beside = " beside those to train" if calibration == "split" else ""
+        reason = f"cannot support an alarm rate of {alarm_rate:g}: that takes {least:,} rows to calibrate{beside}"
+        if calibration == "cross" and least < MIN_CROSS_ROWS:
+            reason = f"are too few to learn from, whatever the alarm rate ({alarm_rate:g} here)"
+        raise TooFewRowsError(f"{n:,} normal rows {reason}; {advice} at least {need:,} normal rows", need)
+    return (n, n, n) if calibration == "cross" else _sizes(n, alarm_rate)
 
 
-def split_rows(
-    rows: pa.Table, *, alarm_rate: float, seed: int, time: str | None = None, by: str | None = None
+def split_rows(  # noqa: PLR0913  what divides rows, each with a default
+    rows: pa.Table,
+    *,
+    alarm_rate: float,
+    seed: int,
+    time: str | None = None,
+    by: str | None = None,
+    calibration: CalibrationMethod = "split",
+    group_rows: int | None = None,
 ) -> RowSplit:
-    """Divides normal rows: by time, by group, or at random.
+    """Divides normal rows: by time, by group, or at random; into parts, or into folds.
 
-    By time the earliest rows train, later ones validate and the latest calibrate, as in service. By group every group
-    lies in one part only, so that calibration sees groups the model has not. Repeated rows stay wherever they fall.
+    By time the earliest rows train, later ones validate and the latest calibrate, as in service. Groups with the rows to
+    calibrate for themselves are divided at random like all rows; smaller ones lie whole in one part or fold, so that
+    calibration sees them as a network does that has not met them. Repeated rows stay wherever they fall.
 
     Args:
         rows: The normal rows.
@@ -78,19 +121,39 @@ def split_rows(
         seed: Seed of the draw.
         time: Column that orders the rows.
         by: Column that groups them; with `time` too, time decides.
+        calibration: `split` holds out a part; `cross` makes folds, of which there are five, or as many as groups if those
+            are fewer and all small. By time it is always split.
+        group_rows: Calibration rows that a group takes to calibrate for itself; None: those that the rate takes.
 
     Raises:
         TooFewRowsError: Too few rows, or too few groups.
         SchemaError: A time column that does not order.
+
+    References:
+        Cross-conformal predictors (Vovk, 2015), arXiv:1208.0806
     """
-    sizes = part_sizes(rows.num_rows, alarm_rate)
+    calibration = calibration_method(calibration, rows.num_rows, time)
+    sizes = part_sizes(rows.num_rows, alarm_rate, calibration)
+    if calibration == "cross":
+        return _in_folds(rows, by, group_rows or rows_needed(alarm_rate), seed)
     if time is not None:
         order = _time_order(rows.column(time), time)
         return _cut(order, sizes, "time", time)
     if by is not None:
-        return _by_group(rows.column(by), by, sizes, alarm_rate, seed)
+        return _by_group(rows.column(by), by, sizes, alarm_rate, seed, group_rows or rows_needed(alarm_rate))
     order = np.random.default_rng([seed, 1]).permutation(rows.num_rows)
     return _cut(order, sizes, "random", None)
+
+
+def _in_folds(rows: pa.Table, by: str | None, group_rows: int, seed: int) -> RowSplit:
+    n = rows.num_rows
+    everything = np.arange(n)
+    if by is not None:
+        folds, apart = _folds_of_groups(rows.column(by), by, group_rows, seed)
+        return RowSplit(everything, everything, everything, "group", by, folds, apart if apart.any() else None)
+    folds = np.empty(n, dtype=np.int64)
+    folds[np.random.default_rng([seed, 1]).permutation(n)] = everything % FOLDS
+    return RowSplit(everything, everything, everything, "random", None, folds)
 
 
 def _cut(order: IntArray, sizes: tuple[int, int, int], how: Literal["random", "time"], column: str | None) -> RowSplit:
@@ -112,33 +175,80 @@ def _time_order(cells: pa.ChunkedArray, name: str) -> IntArray:
     return order
 
 
-def _by_group(cells: pa.ChunkedArray, name: str, sizes: tuple[int, int, int], rate: float, seed: int) -> RowSplit:
+def _groups_of(cells: pa.ChunkedArray, seed: int) -> tuple[IntArray, IntArray, list[int]]:
+    """Group of each row, rows of each group, and the groups by size, the largest first and equals in any order."""
     text = pc.fill_null(text_of(cells), "")
-    codes = pc.index_in(text, pc.unique(text)).to_numpy()
+    codes = pc.index_in(text, pc.unique(text)).to_numpy().astype(np.int64)
     sizes_of = np.bincount(codes)
     groups = np.random.default_rng([seed, 2]).permutation(len(sizes_of))
-    if len(groups) < 3:  # noqa: PLR2004
-        raise TooFewRowsError(f"--by {name!r} has {len(groups)} groups; a split by group takes at least 3", 3)
-    train, validation, calibration = sizes
-    taken: list[list[int]] = [[], [], []]
-    counts, wanted = [0, 0, 0], (train, validation, calibration)
-    by_size = sorted(groups, key=lambda group: -int(sizes_of[group]))
-    for group in by_size:  # each to the part that still lacks most rows; every part gets one
-        empty = [part for part in (0, 2, 1) if not taken[part]]
-        left = len(by_size) - sum(map(len, taken))
-        lacking = max(range(3), key=lambda part: wanted[part] - counts[part])
-        part = empty[0] if empty and left <= len(empty) else lacking
-        taken[part].append(int(group))
-        counts[part] += int(sizes_of[group])
-    least = rows_needed(rate)
-    if counts[2] < least or counts[0] < MIN_TRAIN_ROWS:
+    return codes, sizes_of, sorted(groups.tolist(), key=lambda group: -int(sizes_of[group]))
+
+
+def _folds_of_groups(
+    cells: pa.ChunkedArray, name: str, group_rows: int, seed: int
+) -> tuple[IntArray, npt.NDArray[np.bool_]]:
+    """Folds in which groups that calibrate for themselves are spread, and the others stay whole; which rows are of those.
+
+    A group whose rows calibrate for themselves is one that the detector knows: its rows are scored by networks that know other rows
+    of it. The smaller groups stand for groups to come: theirs are scored by networks that have met none of them; each, the
+    largest first, goes to the fold with the fewest rows.
+    """
+    codes, sizes_of, by_size = _groups_of(cells, seed)
+    folds = np.empty(len(codes), dtype=np.int64)
+    is_known = sizes_of >= max(FOLDS, group_rows)
+    known = np.random.default_rng([seed, 1]).permutation(np.flatnonzero(is_known[codes]))
+    folds[known] = np.arange(len(known)) % FOLDS
+    whole = [group for group in by_size if not is_known[group]]
+    count = (
+        FOLDS if len(known) else min(FOLDS, len(whole))
+    )  # a group alone is known: all rows together support the rate
+    rows_in = np.bincount(folds[known], minlength=count)
+    fold_of = np.full(len(by_size), -1, dtype=np.int64)
+    for group in whole:
+        fold_of[group] = rows_in.argmin()
+        rows_in[fold_of[group]] += sizes_of[group]
+    folds[~is_known[codes]] = fold_of[codes[~is_known[codes]]]
+    left = len(codes) - int(rows_in.max())
+    if left < MIN_TRAIN_ROWS:
         raise TooFewRowsError(
-            f"the groups of {name!r} leave {counts[2]:,} rows to calibrate, an alarm rate of {rate:g} takes {least:,}; "
+            f"without the largest group of {name!r} {left:,} rows are left, and {MIN_TRAIN_ROWS} are needed to learn "
+            "how rows of a group not met before score; bring more rows of other groups, or leave --by out",
+            len(codes) + MIN_TRAIN_ROWS - left,
+        )
+    return folds, ~is_known[codes]
+
+
+def _by_group(
+    cells: pa.ChunkedArray, name: str, sizes: tuple[int, int, int], rate: float, seed: int, group_rows: int
+) -> RowSplit:
+    """Parts in which groups that calibrate for themselves are divided, and the others stay whole."""
+    codes, sizes_of, by_size = _groups_of(cells, seed)
+    least, n = rows_needed(rate), len(codes)
+    is_known = np.floor(sizes_of * (sizes[2] / n)) >= group_rows
+    parts = [np.zeros(n, dtype=np.bool_) for _ in sizes]
+    draw = np.random.default_rng([seed, 1])
+    for group in np.flatnonzero(is_known):
+        rows = draw.permutation(np.flatnonzero(codes == group))
+        held = math.ceil(len(rows) * sizes[2] / n)
+        checked = round(len(rows) * sizes[1] / n)
+        for part, taken in zip(parts, np.split(rows, [len(rows) - held - checked, len(rows) - held]), strict=True):
+            part[taken] = True
+    whole = [group for group in by_size if not is_known[group]]
+    if not is_known.any() and len(whole) < 3:  # noqa: PLR2004
+        raise TooFewRowsError(f"--by {name!r} has {len(whole)} groups; a split by group takes at least 3", 3)
+    for left, small in zip(range(len(whole), 0, -1), whole, strict=True):
+        empty = [part for part in (0, 2, 1) if not parts[part].any()]  # every part gets one
+        lacking = max(range(3), key=lambda part: sizes[part] - np.count_nonzero(parts[part]))
+        parts[empty[0] if empty and left <= len(empty) else lacking][codes == small] = True
+    train, _, calibration = (int(np.count_nonzero(part)) for part in parts)
+    if calibration < least or train < MIN_TRAIN_ROWS:
+        raise TooFewRowsError(
+            f"the groups of {name!r} leave {calibration:,} rows to calibrate, an alarm rate of {rate:g} takes {least:,}; "
             "bring more or smaller groups, or ask for a higher rate",
             least,
         )
-    parts = [np.flatnonzero(np.isin(codes, group)) for group in taken]
-    return RowSplit(parts[0], parts[1], parts[2], "group", name)
+    found = [np.flatnonzero(part) for part in parts]
+    return RowSplit(found[0], found[1], found[2], "group", name)
 
 
 def _sizes(n: int, alarm_rate: float) -> tuple[int, int, int]:
@@ -149,21 +259,25 @@ def _sizes(n: int, alarm_rate: float) -> tuple[int, int, int]:
     return n - validation - calibration, validation, calibration
 
 
-def _fits(n: int, alarm_rate: float) -> bool:
-    train, _, calibration = _sizes(n, alarm_rate)
-    return calibration >= rows_needed(alarm_rate) and train >= MIN_TRAIN_ROWS
+def _fits(n: int, alarm_rate: float, calibration: CalibrationMethod) -> bool:
+    if calibration == "cross":
+        return n >= max(MIN_CROSS_ROWS, rows_needed(alarm_rate))
+    train, _, held_out = _sizes(n, alarm_rate)
+    return held_out >= rows_needed(alarm_rate) and train >= MIN_TRAIN_ROWS
 
 
-def _total_needed(alarm_rate: float) -> int:
+def _total_needed(alarm_rate: float, calibration: CalibrationMethod) -> int:
+    if calibration == "cross":
+        return max(MIN_CROSS_ROWS, rows_needed(alarm_rate))
     n = 2 * rows_needed(alarm_rate)
-    while not _fits(n, alarm_rate):
+    while not _fits(n, alarm_rate, calibration):
         n += max(1, n // 50)
     return n
 
 
-def _rate_supported(n: int) -> float | None:
+def _rate_supported(n: int, calibration: CalibrationMethod) -> float | None:
     """The smallest rate n rows support, rounded up to be sayable; None if they support none."""
     for rate in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3):
-        if _fits(n, rate):
+        if _fits(n, rate, calibration):
             return rate
     return None

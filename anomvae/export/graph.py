@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 import onnx
 import torch
-from onnx import numpy_helper
 from torch import Tensor, nn
 
 from anomvae.bundle import FORMAT_VERSION
-from anomvae.export.detector import Answers, CalibratedDetector
+from anomvae.export.calibration_graph import append_calibration
+from anomvae.vae.scores import RowScores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import numpy as np
-    import numpy.typing as npt
+    from anomvae.calibration import CalibrationTables
+    from anomvae.vae.scores import RowScorer
 
 OPSET = 20
 EXAMPLE_ROWS = 3  # not 0 or 1, which torch.export would take for constants
@@ -30,73 +30,85 @@ EXAMPLE_ROWS = 3  # not 0 or 1, which torch.export would take for constants
 class _GraphInputs(nn.Module):
     """Leaves out the inputs and outputs of no width: a graph without numbers has no `numeric` input."""
 
-    def __init__(self, detector: CalibratedDetector, names: tuple[str, ...], outputs: tuple[str, ...]) -> None:
+    def __init__(self, scorer: RowScorer, names: tuple[str, ...], outputs: tuple[str, ...]) -> None:
         super().__init__()
-        self.detector, self.names, self.outputs = detector, names, outputs
+        self.scorer, self.names, self.outputs = scorer, names, outputs
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        *rows, alarm_rate = inputs
+    def forward(self, *rows: Tensor) -> tuple[Tensor, ...]:
         given = dict(zip(self.names, rows, strict=True))
-        any_rows = rows[0]
-        numeric = given.get("numeric", torch.zeros_like(any_rows[:, :0], dtype=torch.float32))
-        categorical = given.get("categorical", torch.zeros_like(any_rows[:, :0], dtype=torch.int64))
-        answers: Answers = self.detector(numeric, categorical, alarm_rate)
-        return tuple(getattr(answers, name) for name in self.outputs)
+        numeric = given.get("numeric", torch.zeros_like(rows[0][:, :0], dtype=torch.float32))
+        categorical = given.get("categorical", torch.zeros_like(rows[0][:, :0], dtype=torch.int64))
+        scores: RowScores = self.scorer(numeric, categorical)
+        return tuple(getattr(scores, name) for name in self.outputs)
 
 
-def input_names(detector: CalibratedDetector) -> tuple[str, ...]:
+def input_names(scorer: RowScorer) -> tuple[str, ...]:
     """Row inputs of a detector's graph: `numeric`, `categorical`, or both."""
-    layout = detector.scorer.model.layout
+    layout = scorer.model.layout
     return tuple(name for name, width in (("numeric", layout.d), ("categorical", layout.c)) if width)
 
 
-def output_names(detector: CalibratedDetector) -> tuple[str, ...]:
-    """Outputs of a detector's graph: all answers but those of no width."""
-    layout = detector.scorer.model.layout
+def score_names(scorer: RowScorer) -> tuple[str, ...]:
+    """Outputs of a detector's graph before calibration: all but those of no width."""
+    layout = scorer.model.layout
     empty = {"expected" if not layout.d else "", "expected_category" if not layout.c else ""}
-    return tuple(name for name in Answers._fields if name not in empty)
+    return tuple(name for name in RowScores._fields if name not in empty)
 
 
-def export_graph(detector: CalibratedDetector, alarm_rate: float) -> bytes:
+def export_graph(scorer: RowScorer, tables: CalibrationTables, alarm_rate: float) -> bytes:
     """Exports a detector, on the CPU and in evaluation mode, as one ONNX file.
 
     Args:
-        detector: What to export.
+        scorer: The scores.
+        tables: The calibration.
         alarm_rate: Default of the optional input.
 
     Returns:
         The serialised model, opset at most 20, weights inside.
     """
-    layout = detector.scorer.model.layout
-    names, outputs = input_names(detector), output_names(detector)
+    layout = scorer.model.layout
+    names, outputs = input_names(scorer), score_names(scorer)
     example = {
         "numeric": torch.zeros(EXAMPLE_ROWS, layout.d),
         "categorical": torch.zeros(EXAMPLE_ROWS, layout.c, dtype=torch.int64),
     }
     rows = [example[name] for name in names]
-    rate = torch.tensor(alarm_rate, dtype=torch.float32)
-    wrapped = _GraphInputs(detector, names, outputs).eval()
+    wrapped = _GraphInputs(scorer, names, outputs).eval()
     with _quiet(), torch.no_grad():
         try:
-            model = _by_tracing(wrapped, rows, rate)
+            model = _by_tracing(wrapped, rows)
         except TypeError:  # a torch that only exports by torch.export, which takes seconds for what takes a tenth
-            model = _by_torch_export(wrapped, rows, rate)
-    model_k, scored = detector.scorer.model.k, layout.d + layout.c
+            model = _by_torch_export(wrapped, rows)
+    scored = layout.d + layout.c
     _name_widths(
-        model, {"contribution": scored, "expected": layout.d, "expected_category": layout.c, "latent": model_k}
+        model, {"contribution": scored, "expected": layout.d, "expected_category": layout.c, "latent": scorer.model.k}
     )
-    return finish(model, alarm_rate)
+    append_calibration(model, tables, alarm_rate)
+    return finish(model)
 
 
-def _by_tracing(wrapped: _GraphInputs, rows: list[Tensor], rate: Tensor) -> onnx.ModelProto:
+def recalibrated_graph(graph: bytes, tables: CalibrationTables, alarm_rate: float) -> bytes:
+    """A graph with another calibration; its scoring part stays as it is.
+
+    Args:
+        graph: The ONNX file.
+        tables: The new calibration.
+        alarm_rate: Default of the optional input.
+    """
+    model = onnx.load_from_string(graph)
+    append_calibration(model, tables, alarm_rate)
+    return finish(model)
+
+
+def _by_tracing(wrapped: _GraphInputs, rows: list[Tensor]) -> onnx.ModelProto:
     """The graph by one traced call. The modules branch on no value of a tensor, and parity is checked at four batch sizes."""
     file = io.BytesIO()
     torch.onnx.export(
         wrapped,
-        (*rows, rate),
+        tuple(rows),
         file,  # type: ignore[arg-type]
         dynamo=False,
-        input_names=[*wrapped.names, "alarm_rate"],
+        input_names=list(wrapped.names),
         output_names=list(wrapped.outputs),
         dynamic_axes={name: {0: "n"} for name in (*wrapped.names, *wrapped.outputs)},
         opset_version=OPSET,
@@ -129,15 +141,15 @@ def _name_widths(model: onnx.ModelProto, widths: dict[str, int]) -> None:
             output.type.tensor_type.shape.dim[1].dim_value = widths[output.name]
 
 
-def _by_torch_export(wrapped: _GraphInputs, rows: list[Tensor], rate: Tensor) -> onnx.ModelProto:
+def _by_torch_export(wrapped: _GraphInputs, rows: list[Tensor]) -> onnx.ModelProto:
     n = torch.export.Dim("n")
     program = torch.onnx.export(
         wrapped,
-        (*rows, rate),
+        tuple(rows),
         dynamo=True,
-        input_names=[*wrapped.names, "alarm_rate"],
+        input_names=list(wrapped.names),
         output_names=list(wrapped.outputs),
-        dynamic_shapes=((*({0: n} for _ in rows), None),),
+        dynamic_shapes=(tuple({0: n} for _ in rows),),
         opset_version=OPSET,
         external_data=False,
         verbose=False,
@@ -148,15 +160,8 @@ def _by_torch_export(wrapped: _GraphInputs, rows: list[Tensor], rate: Tensor) ->
     return model
 
 
-def finish(model: onnx.ModelProto, alarm_rate: float) -> bytes:
-    """Gives the alarm rate its default and the model its contract version.
-
-    An input with an initializer of the same name is optional; its value is the default.
-    """
-    import numpy as np
-
-    default: npt.NDArray[np.float32] = np.asarray(alarm_rate, dtype=np.float32)
-    model.graph.initializer.append(numpy_helper.from_array(default, "alarm_rate"))
+def finish(model: onnx.ModelProto) -> bytes:
+    """Gives the model its contract version and leaves out what is the exporting machine's own."""
     model.producer_name, model.producer_version = "anomvae", ""
     model.doc_string = "anomvae detector: raw values in, calibrated answers out"
     for node in model.graph.node:  # source locations of the machine it was made on do not belong in a product

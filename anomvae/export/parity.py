@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
 import torch
 
-from anomvae.calibration import TIE
 from anomvae.errors import ParityError
-from anomvae.export.graph import input_names, output_names
+from anomvae.export.calibration_graph import GROUP, SCORES, calibration_outputs
+from anomvae.export.graph import input_names
+from anomvae.scoring.session import GraphSession
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from anomvae.export.detector import CalibratedDetector
+    from anomvae.calibration import CalibrationTables
+    from anomvae.data.encoding import EncodedRows
+    from anomvae.vae.scores import RowScorer
 
     Arrays = dict[str, npt.NDArray[np.generic]]
 
@@ -23,6 +27,7 @@ BATCH_SIZES = (1, 7, 64, 1000)
 TOLERANCE = 1e-4
 ROUNDING = 64 * float(np.finfo(np.float32).eps)
 """Of a sum of products in float32, relative to its largest term."""
+P_VALUE_TOLERANCE = 1e-6
 NATS = ("score", "contribution", "latent_contribution")
 PROBE_ROWS = 1000
 
@@ -61,70 +66,112 @@ def probe_rows(
 
 def check_parity(
     graph: bytes,
-    detector: CalibratedDetector,
+    scorer: RowScorer,
+    tables: CalibrationTables,
     numeric: npt.NDArray[np.float32],
     categorical: npt.NDArray[np.int64],
     alarm_rate: float,
 ) -> float:
-    """Compares the graph with the model at batch sizes 1, 7, 64 and 1,000.
+    """Compares the graph with the model and the calibration tables at batch sizes 1, 7, 64 and 1,000.
 
-    A p-value is a step function of its score: where a calibration score lies within rounding of a row's, either step is
-    right. P-values and verdicts are therefore held against those of the scores moved by the tolerance, both ways.
+    Scores are held against the model's; p-values and verdicts against the tables' for the graph's own scores, so that what
+    is left to differ there is arithmetic alone.
 
     Args:
         graph: The exported model.
-        detector: The model.
+        scorer: The model.
+        tables: The calibration.
         numeric: At least 1,000 probe rows, shape ``(n, d)``.
         categorical: Their codes, shape ``(n, c)``.
         alarm_rate: The graph's default.
 
     Returns:
-        The largest relative difference seen.
+        The largest relative difference of a score's seen.
 
     Raises:
-        ParityError: Outputs differ by more than 1e-4 relative, or verdicts do.
+        ParityError: Scores differ by more than 1e-4 relative, p-values by more than 1e-6, or verdicts do.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    names = output_names(detector)
+    names = [output.name for output in session.get_outputs()]
     worst = 0.0
     for size in BATCH_SIZES:
         rows = slice(len(numeric) - size, len(numeric))  # the spoilt rows stand last
         feeds: Arrays = {"numeric": numeric[rows], "categorical": categorical[rows]}
-        try:
-            found = session.run(list(names), {name: feeds[name] for name in input_names(detector)})
-        except Exception as error:  # onnxruntime raises many classes of its own
-            raise ParityError(f"the exported graph refuses a batch of {size} rows ({type(error).__name__})") from error
+        given = {name: feeds[name] for name in input_names(scorer)}
+        group = None
+        if tables.has_groups:
+            group = given[GROUP] = np.arange(size, dtype=np.int64) % (len(tables.rows) + 1)
+        answered = _answers(session, names, given, size)
         with torch.no_grad():
-            answers = detector(
-                torch.from_numpy(feeds["numeric"]), torch.from_numpy(feeds["categorical"]), torch.tensor(alarm_rate)
-            )
-        wanted = {name: getattr(answers, name).numpy() for name in names}
-        answered = dict(zip(names, found, strict=True))
-        worst = max(worst, _compare(answered, wanted, detector, alarm_rate, size, _rounding(detector, feeds)))
+            scores = scorer(torch.from_numpy(feeds["numeric"]), torch.from_numpy(feeds["categorical"]))
+        wanted = {name: value.numpy() for name, value in scores._asdict().items() if name in answered}
+        worst = max(worst, _compare(answered, wanted, scorer, size, _rounding(scorer, feeds)))
         if "expected_category" in answered:
-            _compare_categories(answered["expected_category"], detector, feeds, size)
+            _compare_categories(answered["expected_category"], scorer, feeds, size)
+        compare_verdicts(answered, tables, alarm_rate, group)
     return worst
 
 
-def _rounding(detector: CalibratedDetector, feeds: Arrays) -> npt.NDArray[np.float64]:
+def _answers(session: ort.InferenceSession, names: list[str], given: Arrays, size: int) -> Arrays:
+    try:
+        return dict(zip(names, session.run(names, given), strict=True))
+    except Exception as error:  # onnxruntime raises many classes of its own
+        raise ParityError(f"the exported graph refuses a batch of {size} rows ({type(error).__name__})") from error
+
+
+def compare_verdicts(
+    answered: Arrays, tables: CalibrationTables, alarm_rate: float, group: npt.NDArray[np.int64] | None
+) -> None:
+    """Holds a graph's p-values and verdicts against the tables' for the graph's own scores.
+
+    Raises:
+        ParityError: A p-value differs by more than 1e-6, or a verdict does.
+    """
+    score, error = (np.asarray(answered[name], np.float32) for name in SCORES)
+    wanted = tables.verdicts(score, error, alarm_rate, group)
+    for name in calibration_outputs(tables):
+        found, right = np.asarray(answered[name], np.float64), np.asarray(getattr(wanted, name), np.float64)
+        apart = np.abs(found - right) > P_VALUE_TOLERANCE
+        if name in ("alarm", "tail"):  # an extrapolated p-value may lie on the alarm rate but for rounding
+            edge = np.abs(wanted.p_value_verdict / np.float32(alarm_rate) - 1.0) < 10 * P_VALUE_TOLERANCE
+            apart &= ~(wanted.tail & edge)
+        if apart.any():
+            raise ParityError(
+                f"the exported graph's {name} differs from its calibration tables' at batch size {len(found)}"
+            )
+
+
+def check_recalibrated(graph: bytes, tables: CalibrationTables, rows: EncodedRows, alarm_rate: float) -> None:
+    """Holds the p-values and verdicts of a graph with another calibration against its tables.
+
+    Args:
+        graph: The graph.
+        tables: The calibration.
+        rows: Real rows; at most 1,000 are tried.
+        alarm_rate: The graph's default.
+
+    Raises:
+        ParityError: They differ.
+    """
+    session = GraphSession(graph)
+    tried = rows.take(slice(0, PROBE_ROWS))
+    group = np.arange(len(tried), dtype=np.int64) % (len(tables.rows) + 1) if tables.has_groups else None
+    answered = session.run(replace(tried, group=group), session.outputs)
+    compare_verdicts(answered, tables, alarm_rate, group)
+
+
+def _rounding(scorer: RowScorer, feeds: Arrays) -> npt.NDArray[np.float64]:
     """What float32 leaves uncertain of each row's score, nats, shape ``(n,)``."""
     with torch.no_grad():
-        terms = detector.scorer.largest_term(torch.from_numpy(feeds["numeric"]), torch.from_numpy(feeds["categorical"]))
+        terms = scorer.largest_term(torch.from_numpy(feeds["numeric"]), torch.from_numpy(feeds["categorical"]))
     rounding: npt.NDArray[np.float64] = ROUNDING * terms.numpy().astype(np.float64)
     return rounding
 
 
-def _compare(
-    found: Arrays,
-    wanted: Arrays,
-    detector: CalibratedDetector,
-    alarm_rate: float,
-    size: int,
-    rounding: npt.NDArray[np.float64],
-) -> float:
+def _compare(found: Arrays, wanted: Arrays, scorer: RowScorer, size: int, rounding: npt.NDArray[np.float64]) -> float:
     """Largest relative difference; `rounding` is what float32 leaves uncertain of each row's score, nats."""
     worst = 0.0
     nats = np.abs(np.column_stack([wanted[name] for name in NATS]).astype(np.float64)).max(axis=1)
@@ -132,7 +179,7 @@ def _compare(
         if name in found:
             floor = None
             if name == "expected":  # far out, the exemplars' shares hang on the last digits of large sums
-                scale = detector.scorer.model.preparation.scale.numpy()
+                scale = scorer.model.preparation.scale.numpy()
                 floor = scale * np.maximum(1.0, rounding / TOLERANCE)[:, None]
             if name == "reconstruction_error":
                 floor = np.maximum(1.0, rounding / TOLERANCE)
@@ -140,24 +187,14 @@ def _compare(
                 floor = np.maximum(np.maximum(nats, 1.0), rounding / TOLERANCE)
                 floor = floor.reshape(-1, *[1] * (wanted[name].ndim - 1))
             worst = max(worst, _relative(found[name], wanted[name], name, size, floor))
-    for name, score in (("p_value", "score"), ("p_value_reconstruction", "reconstruction_error")):
-        low, high = _p_values_around(detector, wanted[score], name, rounding)
-        p_value = np.asarray(found[name], np.float64)
-        if not (np.all(p_value >= low - 1e-6) and np.all(p_value <= high + 1e-6)):
-            raise ParityError(f"the exported graph's {name} differs from the model's at batch size {size}")
-    differs = found["alarm"] != wanted["alarm"]
-    if np.any(differs & ~_on_the_edge(detector, wanted, alarm_rate, rounding)):
-        raise ParityError(f"the exported graph's verdicts differ from the model's at batch size {size}")
     return worst
 
 
-def _compare_categories(found: npt.NDArray[np.generic], detector: CalibratedDetector, feeds: Arrays, size: int) -> None:
+def _compare_categories(found: npt.NDArray[np.generic], scorer: RowScorer, feeds: Arrays, size: int) -> None:
     """Refuses an expected category that the model finds less probable than another; where two are level, either is right."""
-    model = detector.scorer.model
+    model = scorer.model
     with torch.no_grad():
-        weights = detector.scorer.category_weights(
-            torch.from_numpy(feeds["numeric"]), torch.from_numpy(feeds["categorical"])
-        )
+        weights = scorer.category_weights(torch.from_numpy(feeds["numeric"]), torch.from_numpy(feeds["categorical"]))
     for j, column in enumerate(torch.split(weights, list(model.layout.cardinalities), dim=1)):
         if not column.shape[1]:
             continue
@@ -194,26 +231,3 @@ def _relative(
             f"at most {TOLERANCE:g} is allowed"
         )
     return worst
-
-
-def _p_values_around(
-    detector: CalibratedDetector, score: npt.NDArray[np.generic], name: str, rounding: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    table = detector.p_score if name == "p_value" else detector.p_reconstruction
-    exact = torch.from_numpy(np.asarray(score, np.float32))
-    reach = TIE * torch.clamp(exact.abs(), min=1.0) + torch.from_numpy(rounding.astype(np.float32))
-    with torch.no_grad():
-        return table(exact + reach).numpy(), table(exact - reach).numpy()
-
-
-def _on_the_edge(
-    detector: CalibratedDetector, wanted: Arrays, alarm_rate: float, rounding: npt.NDArray[np.float64]
-) -> npt.NDArray[np.bool_]:
-    """Rows whose verdict a rounding of the score may turn."""
-    edge = np.zeros(len(wanted["alarm"]), dtype=bool)
-    names = (("p_value", "score"), ("p_value_reconstruction", "reconstruction_error"))
-    for (name, score), share in zip(names, detector.shares, strict=True):
-        low, high = _p_values_around(detector, wanted[score], name, rounding)
-        rate = alarm_rate * share * (1.0 + 1e-6)
-        edge |= (low <= rate) != (high <= rate)
-    return edge

@@ -5,15 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from anomvae.fitting.settings import PRIVATE_LEAST
+from anomvae.report.promise import promise
+from anomvae.report.wording import count, limit
 
 if TYPE_CHECKING:
     from anomvae.bundle import Manifest, TrainingRecord
 
+_DECIDING = {
+    "elbo": "p_value",
+    "reconstruction": "p_value_reconstruction",
+    "both": "p_value_verdict",
+    "either": "p_value` or `p_value_reconstruction",
+}
+
 
 def model_card(manifest: Manifest, record: TrainingRecord, warnings: tuple[str, ...]) -> str:
     """The card as Markdown."""
-    calibration, split, origin = manifest.calibration, manifest.split, manifest.provenance
-    by = f" by `{split.column}`" if split.column else ""
+    split, origin = manifest.split, manifest.provenance
     lines = [
         f"# {manifest.name}",
         "",
@@ -22,19 +30,16 @@ def model_card(manifest: Manifest, record: TrainingRecord, warnings: tuple[str, 
         "",
         "## What it promises",
         "",
-        f"At most {calibration.alarm_rate:.2%} of normal rows alarm, on average over calibration sets, as long as tomorrow's "
-        f"normal rows are like the {calibration.rows:,} it was calibrated on (split conformal; the split was {split.how}{by}). "
-        f"{_stored(manifest)}"
-        f"The smallest rate these rows support is {calibration.smallest_alarm_rate:.2g}.",
+        *(f"- {_plain(sentence)}" for sentence in promise(manifest)),
+        *_how_divided(manifest),
         "",
-        f"A row alarms when its `{_deciding(calibration.decision)}` does not exceed the alarm rate. "
-        f"At this rate the score's threshold is {calibration.score_threshold:.4g} nats and the reconstruction error's "
-        f"{calibration.reconstruction_threshold:.4g}.",
+        _rule(manifest),
         "",
         "## What it cannot do",
         "",
         "It knows the normal rows it saw. A new operating mode, a new sensor or a slow drift looks strange to it until it is "
         "fitted or calibrated again. It says how strange a row is, not how dangerous.",
+        *_blind(manifest, record),
         "",
         "## Privacy",
         "",
@@ -62,16 +67,57 @@ def model_card(manifest: Manifest, record: TrainingRecord, warnings: tuple[str, 
     return "\n".join(lines) + "\n"
 
 
-def _stored(manifest: Manifest) -> str:
-    if manifest.split.how != "random" or manifest.prior != "exemplars":
-        return ""
-    return "Calibration rows may be exemplars; none answered for itself when it was scored. "
+def _how_divided(manifest: Manifest) -> list[str]:
+    """How the fit divided its rows, where that decides what the promise rests on."""
+    calibration, split = manifest.calibration, manifest.split
+    if calibration.recalibrated is not None:
+        return []
+    by = f" by `{split.column}`" if split.column else ""
+    how = {"random": "at random", "time": f"in time order{by}", "group": f"so that small groups stay whole{by}"}[split.how]
+    if calibration.method == "cross":
+        return [f"- The folds were made {how}."]
+    stored = ""
+    if split.how == "random" and manifest.prior == "exemplars":
+        stored = " Calibration rows may be exemplars; none answered for itself when it was scored."
+    return [f"- The rows were divided {how}.{stored}"]
+
+
+def _rule(manifest: Manifest) -> str:
+    """When a row alarms."""
+    calibration = manifest.calibration
+    score = f"score's threshold is {limit(calibration.score_threshold)} nats"
+    error = f"reconstruction error's {limit(calibration.reconstruction_threshold)}"
+    shown = {"elbo": score, "reconstruction": error.replace("'s ", "'s threshold is ")}
+    groups = " Groups with a calibration of their own have thresholds of their own." if calibration.groups else ""
+    return (
+        f"A row alarms when its `{_DECIDING[calibration.decision]}` does not exceed the alarm rate. At this rate the "
+        f"{shown.get(calibration.decision, f'{score} and the {error}')}.{groups}"
+    )
+
+
+def _blind(manifest: Manifest, record: TrainingRecord) -> list[str]:
+    """What a measurement of power found, where there was one and its thresholds still stand."""
+    blind, rows = record.metrics.get("power_blind_columns"), record.metrics.get("power_rows")
+    if blind is None or rows is None or manifest.calibration.recalibrated is not None:
+        return []
+    put = f"faults were put into {int(rows):,} normal rows, one column at a time"
+    if blind:
+        columns = f"{int(blind):,} of {count(len(manifest.columns), 'column')}"
+        return [
+            "",
+            f"It is blind to {columns}: {put}, and there even gross ones mostly went by. The report says which.",
+        ]
+    return ["", f"It is blind to no column as far as gross faults go: {put}. Small faults go by all the same."]
 
 
 def privacy(manifest: Manifest, record: TrainingRecord) -> str:
     """What a bundle holds of its training data, in plain words."""
     has_values = bool(record.parameters.get("model.novelty"))
     facts = "The manifest holds each number column's mean and standard deviation"
+    calibration = manifest.calibration
+    groups = (
+        f" It names the groups of `{calibration.by}` that have thresholds of their own." if calibration.groups else ""
+    )
     if manifest.private:
         kind = "learnt pseudo-rows" if manifest.prior == "pseudo-rows" else "the prior N(0, I)"
         return (
@@ -80,7 +126,7 @@ def privacy(manifest: Manifest, record: TrainingRecord) -> str:
             f"hold{'; the graph holds numbers, and pairs of values, that more rows share' if has_values else ''}. The graph "
             "holds the scores of the calibration rows, and the report says which rows scored highest, by number. This ranks "
             "worse than the default; docs/accuracy.md has the figures. It is not differential privacy: the weights were "
-            "fitted on the rows."
+            f"fitted on the rows.{groups}"
         )
     seen = "with the values, and pairs of values, of columns in which most repeat, rare ones too"
     held = {
@@ -92,12 +138,12 @@ def privacy(manifest: Manifest, record: TrainingRecord) -> str:
     }[manifest.prior]
     if has_values and manifest.prior != "exemplars":
         held += f" **The graph holds training data** all the same, {seen}."
-    return f"{held} {facts}, its range, and every category value seen in training; the report shows the strangest normal rows."
+    return f"{held} {facts}, its range, and every category value seen in training; the report shows the strangest normal rows.{groups}"
 
 
-def _deciding(decision: str) -> str:
-    names = {"elbo": "p_value", "reconstruction": "p_value_reconstruction"}
-    return names.get(decision, "p_value` or `p_value_reconstruction` at half the rate")
+def _plain(sentence: str) -> str:
+    """A sentence of the report, with spaces that can be searched for."""
+    return sentence.replace("\N{NARROW NO-BREAK SPACE}", " ")
 
 
 def _cell(name: str) -> str:

@@ -9,18 +9,23 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from anomvae.bundle.promise import DECISION_SHARES
+from anomvae.fitting.power import measure_fit
 from anomvae.report.contents import Reason, ReportContents, ScoredRows, StrangeRow
 from anomvae.scoring.reasons import REASON_OUTPUTS, ReasonWriter
 from anomvae.vae.diagnostics import LatentUse, Relations, compare_with_independent, explain_rows
 
 if TYPE_CHECKING:
-    from anomvae.bundle import Calibration, Manifest, TrainingRecord
+    from collections.abc import Sequence
+
+    from anomvae.bundle import Manifest, TrainingRecord
+    from anomvae.calibration import Calibrated
+    from anomvae.calibration.tail import TailFit
     from anomvae.data.encoding import EncodedRows
-    from anomvae.export.detector import CalibratedDetector
+    from anomvae.evaluation.power_result import PowerResult
     from anomvae.fitting.model import FittedModel
     from anomvae.fitting.preparation import PreparedData
     from anomvae.training.loop import History
+    from anomvae.vae.model import TableVAE
 
     Arrays = dict[str, npt.NDArray[np.generic]]
     IntArray = npt.NDArray[np.int64]
@@ -30,7 +35,6 @@ MOST_EXPLAINED = 1_000
 """Validation rows held against the prior and against independent columns."""
 MOST_LEARNT = 20_000
 """Training rows that independent columns are learnt from."""
-SCORING_CHUNK = 8192
 STRANGEST = 12
 REASONS = 3
 
@@ -47,6 +51,8 @@ class Findings:
         strangest: The strangest normal rows, with reasons.
         latent: How validation rows use the latent space; None for an autoencoder.
         relations: What relations between columns say of validation rows; None where that cannot be told.
+        tails: Fits of both scores' tails; None without.
+        power: What the detector notices of faults in single columns; None where that was not measured.
         warnings: Sentences the user must see.
     """
 
@@ -57,6 +63,8 @@ class Findings:
     strangest: tuple[StrangeRow, ...]
     latent: LatentUse | None
     relations: Relations | None
+    tails: tuple[TailFit, TailFit] | None
+    power: PowerResult | None
     warnings: tuple[str, ...]
 
     def contents(self, manifest: Manifest, record: TrainingRecord) -> ReportContents:
@@ -72,6 +80,8 @@ class Findings:
             self.latent,
             self.warnings,
             self.relations,
+            self.tails,
+            self.power,
         )
 
     def metrics(self) -> dict[str, float]:
@@ -84,27 +94,33 @@ class Findings:
         if self.relations is not None:
             found["validation_score"] = self.relations.fit
             found["independent_score"] = self.relations.independent
+        if self.power is not None:
+            found |= self.power.as_metrics()
         return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
-def look_at(manifest: Manifest, prepared: PreparedData, fitted: FittedModel, detector: CalibratedDetector) -> Findings:
+def look_at(manifest: Manifest, prepared: PreparedData, fitted: FittedModel, calibrated: Calibrated) -> Findings:
     """Scores the parts of the data and says what stands out.
 
     The model answers, which the exported graph has been held against, and not the graph: of rows that it stores the graph
     would say that nothing is more normal, while here no row answers for itself.
     """
     split, draw = prepared.split, np.random.default_rng([manifest.provenance.seed, 4])
-    scorer = _Scorer(manifest, prepared, fitted, detector)
-    parts = {}
+    scorer = _Scorer(manifest, prepared, fitted, calibrated)
+    parts: dict[str, ScoredRows] = {}
     for name, positions in (
         ("train", split.train),
         ("validation", split.validation),
         ("calibration", split.calibration),
     ):
+        if split.folds is not None and parts:  # every part is all rows
+            parts[name] = parts["train"]
+            continue
         shown = np.sort(draw.choice(positions, min(len(positions), MAX_ROWS_SHOWN), replace=False))
-        parts[name] = _scored(scorer.normal(shown))
+        parts[name] = _scored(scorer.normal(shown), None if split.folds is None else split.folds[shown])
     labelled = _scored(scorer.others(prepared.labelled)) if len(prepared.labelled_rows) else None
     latent, relations = _diagnose(manifest, prepared, fitted)
+    power = measure_fit(manifest, prepared, fitted, calibrated)
     return Findings(
         parts["train"],
         parts["validation"],
@@ -113,6 +129,8 @@ def look_at(manifest: Manifest, prepared: PreparedData, fitted: FittedModel, det
         _strangest(manifest, prepared, scorer),
         latent,
         relations,
+        calibrated.tails,
+        power,
         _warnings(manifest, prepared, parts["validation"], fitted.history)
         + _latent_warnings(manifest, latent, relations),
     )
@@ -121,70 +139,51 @@ def look_at(manifest: Manifest, prepared: PreparedData, fitted: FittedModel, det
 class _Scorer:
     """Answers for normal rows, none answering for itself, and for others; arguments as for :func:`look_at`."""
 
-    def __init__(
-        self, manifest: Manifest, prepared: PreparedData, fitted: FittedModel, detector: CalibratedDetector
-    ) -> None:
-        self.rows, self.fitted, self.detector = prepared.normal, fitted, detector
-        self.calibration: Calibration = manifest.calibration
-        self.chunk = fitted.model.layout.chunk_rows(SCORING_CHUNK)
+    def __init__(self, manifest: Manifest, prepared: PreparedData, fitted: FittedModel, calibrated: Calibrated) -> None:
+        self.prepared, self.fitted, self.tables = prepared, fitted, calibrated.tables
+        self.alarm_rate = manifest.calibration.alarm_rate
+        self.numbers = {group.name: number for number, group in enumerate(manifest.calibration.groups)}
 
     def normal(self, positions: IntArray) -> Arrays:
-        """Answers for normal rows by position, in their order."""
-        own, learnt = self.fitted.exemplar_of[positions], self.fitted.learnt[positions]
-        order = np.argsort(learnt, kind="stable")
-        first = int((~learnt).sum())
-        halves = (order[:first], order[first:])
-        found = [
-            self._answers(self.rows.take(positions[half]), own[half], learnt=bool(at))
-            for at, half in enumerate(halves)
-            if len(half) or not at
-        ]
-        back = np.argsort(order, kind="stable")
-        return {name: np.concatenate([part[name] for part in found])[back] for name in found[0]}
+        """Answers for normal rows by position, in their order; their latent means are all the detector's own."""
+        rows = self.prepared.normal.take(positions)
+        scores = self.fitted.explain(rows, positions)
+        if self.fitted.folds is not None:  # axes of different networks mean different things
+            scores["latent"] = _latent_means(self.fitted.model, rows)
+        return self._judged(scores, self.prepared.groups(positions))
 
     def others(self, rows: EncodedRows) -> Arrays:
-        """Answers for rows that the model does not know."""
-        return self._answers(rows, np.full(len(rows), -1), learnt=False)
+        """Answers for labelled rows, which the model does not know."""
+        scores = self.fitted.explain(rows)
+        return self._judged(scores, None if self.prepared.group is None else self.prepared.group[1])
 
-    @torch.no_grad()
-    def _answers(self, rows: EncodedRows, own: IntArray, *, learnt: bool) -> Arrays:
-        parts: list[Arrays] = []
-        for start in range(0, max(1, len(rows)), self.chunk):
-            cut = slice(start, start + self.chunk)
-            taken = rows.take(cut)
-            scores = self.detector.scorer(
-                torch.from_numpy(taken.numeric),
-                torch.from_numpy(taken.categorical),
-                torch.from_numpy(own[cut]),
-                learnt=learnt,
-            )
-            p_value = self.detector.p_score(scores.score)
-            p_reconstruction = self.detector.p_reconstruction(scores.reconstruction_error)
-            answers = {name: value.numpy() for name, value in scores._asdict().items()}
-            answers["p_value"], answers["p_value_reconstruction"] = p_value.numpy(), p_reconstruction.numpy()
-            answers["alarm"] = self._alarms(answers["p_value"], answers["p_value_reconstruction"])
-            parts.append(answers)
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-    def _alarms(
-        self, p_value: npt.NDArray[np.float32], p_reconstruction: npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.bool_]:
-        rate = self.calibration.alarm_rate * (1.0 + 1e-6)  # as the graph has it
-        by_score, by_reconstruction = DECISION_SHARES[self.calibration.decision]
-        alarms: npt.NDArray[np.bool_] = (p_value <= rate * by_score) | (p_reconstruction <= rate * by_reconstruction)
-        return alarms
+    def _judged(self, scores: Arrays, groups: Sequence[str | None] | None) -> Arrays:
+        group = (
+            None if groups is None else np.array([self.numbers.get(name or "", -1) for name in groups], dtype=np.int64)
+        )
+        verdicts = self.tables.verdicts(scores["score"], scores["reconstruction_error"], self.alarm_rate, group)  # type: ignore[arg-type]
+        return {**scores, **verdicts._asdict()}
 
 
-def _scored(answers: Arrays) -> ScoredRows:
+@torch.no_grad()
+def _latent_means(model: TableVAE, rows: EncodedRows) -> npt.NDArray[np.float32]:
+    prepared = model.preparation(*_tensors(rows))
+    means: npt.NDArray[np.float32] = model.posterior(prepared.features()).mean.numpy()
+    return means
+
+
+def _scored(answers: Arrays, fold: IntArray | None = None) -> ScoredRows:
     wide = {name: value.astype(np.float64) for name, value in answers.items()}
     return ScoredRows(
         score=wide["score"],
         reconstruction_error=wide["reconstruction_error"],
         p_value=wide["p_value"],
         p_value_reconstruction=wide["p_value_reconstruction"],
+        p_value_verdict=wide["p_value_verdict"],
         alarm=answers["alarm"].astype(np.bool_),
         contribution=wide["contribution"],
         latent=wide["latent"],
+        fold=fold,
     )
 
 
@@ -228,16 +227,15 @@ def _diagnose(
     manifest: Manifest, prepared: PreparedData, fitted: FittedModel
 ) -> tuple[LatentUse | None, Relations | None]:
     """How validation rows use the latent space, and what relations between columns say of them."""
-    model, split = fitted.model, prepared.split
-    if not model.settings.is_variational or not len(split.validation):
+    split = prepared.split
+    if not fitted.model.settings.is_variational or not len(split.validation):
         return None, None
     draw = np.random.default_rng([manifest.provenance.seed, 6])
-    validation, train = (
-        np.sort(draw.choice(positions, min(len(positions), most), replace=False))
-        for positions, most in ((split.validation, MOST_EXPLAINED), (split.train, MOST_LEARNT))
-    )
-    held_out, learnt = (_tensors(prepared.normal.take(positions)) for positions in (validation, train))
-    own = torch.from_numpy(fitted.exemplar_of[validation])
+    model, unmet, stored, met = fitted.witness(split)
+    chosen = np.sort(draw.choice(len(unmet), min(len(unmet), MOST_EXPLAINED), replace=False))
+    train = np.sort(draw.choice(met, min(len(met), MOST_LEARNT), replace=False))
+    held_out, learnt = (_tensors(prepared.normal.take(positions)) for positions in (unmet[chosen], train))
+    own = torch.from_numpy(stored[chosen])
     explained = explain_rows(model, *held_out, own, seed=manifest.provenance.seed)
     return explained.latent, compare_with_independent(model, explained.bound, held_out, learnt)
 
@@ -281,12 +279,12 @@ def _warnings(
             "Training diverged; the best weights up to then were kept. Ask for a lower training.learning_rate."
         )
     alarms, n = int(validation.alarm.sum()), len(validation.alarm)
-    if n and alarms > 3 * max(1.0, calibration.alarm_rate * n) + 3:
+    if prepared.split.folds is None and n and alarms > 3 * max(1.0, calibration.alarm_rate * n) + 3:
         found.append(
             f"{alarms:,} of {n:,} validation rows alarm ({alarms / n:.1%}) where {calibration.alarm_rate:.1%} was asked for: "
             "the validation rows differ from the calibration rows; normal data that moves over time or by group does this."
         )
-    if calibration.rows < 2 / calibration.alarm_rate:
+    if calibration.rows < 2 / calibration.alarm_rate and calibration.tail is None:
         found.append(
             f"{calibration.rows:,} calibration rows just support an alarm rate of {calibration.alarm_rate:g}: the threshold "
             "rests on the one or two strangest of them. More normal rows make it steadier."

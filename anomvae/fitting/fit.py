@@ -14,17 +14,18 @@ import numpy as np
 
 from anomvae.bundle import Bundle, Calibration, Manifest, Provenance, Split, TrainingRecord, write_bundle
 from anomvae.bundle.folder import refuse_occupied
-from anomvae.bundle.promise import DECISION_SHARES
-from anomvae.calibration import threshold
+from anomvae.calibration import Calibrated, CalibrationRows, calibrate
+from anomvae.calibration.conformal import ROUNDING
 from anomvae.evaluation import Evaluation, evaluate
-from anomvae.export.detector import CalibratedDetector
 from anomvae.export.graph import export_graph
 from anomvae.export.parity import check_parity, probe_rows
 from anomvae.fitting.card import model_card
 from anomvae.fitting.findings import Findings, look_at
 from anomvae.fitting.model import FittedModel, calibration_scores, fit_model
 from anomvae.fitting.preparation import PreparedData, prepare
+from anomvae.fitting.settings import PRIVATE_LEAST
 from anomvae.report import render
+from anomvae.report.rates import crossed_p_values
 from anomvae.training.loop import Check, History, Hook, choose_device
 from anomvae.vae.scores import RowScorer
 from anomvae.vae.weights import to_files
@@ -91,15 +92,16 @@ def fit_bundle(
     on_prepared(prepared)
     fitted = fit_model(prepared, settings, device, hooks)
     model, history = fitted.model, fitted.history
-    detector, calibration = calibrate(fitted, prepared, settings)
-    graph = export_graph(detector, settings.alarm_rate)
+    calibrated = calibrate_fit(fitted, prepared, settings)
+    scorer, tables, alarm_rate = RowScorer(model).eval(), calibrated.tables, settings.budget.alarm_rate
+    graph = export_graph(scorer, tables, alarm_rate)
     numbers, codes = probe_rows(
         prepared.normal.numeric, prepared.normal.categorical, model.layout.cardinalities, settings.training.seed
     )
-    parity = check_parity(graph, detector, numbers, codes, settings.alarm_rate)
-    manifest = _manifest(prepared, settings, calibration, model, time.monotonic() - started)
-    findings = look_at(manifest, prepared, fitted, detector)
-    evaluation = _evaluation(findings, settings.alarm_rate)
+    parity = check_parity(graph, scorer, tables, numbers, codes, alarm_rate)
+    manifest = _manifest(prepared, settings, calibrated.facts, model, time.monotonic() - started)
+    findings = look_at(manifest, prepared, fitted, calibrated)
+    evaluation = _evaluation(findings, alarm_rate, settings.decision)
     record = _record(prepared, settings, history, evaluation, manifest, parity)
     record = replace(record, metrics={**record.metrics, **findings.metrics()})
     files = {
@@ -112,23 +114,24 @@ def fit_bundle(
     return FitResult(write_bundle(out, manifest, files), record, history, evaluation, findings.warnings, parity)
 
 
-def calibrate(
-    fitted: FittedModel, prepared: PreparedData, settings: FitSettings
-) -> tuple[CalibratedDetector, Calibration]:
-    """Calibrates both scores on rows that the weights have not seen, none answering for itself."""
+def calibrate_fit(fitted: FittedModel, prepared: PreparedData, settings: FitSettings) -> Calibrated:
+    """Calibrates both scores on rows that the scoring weights have not seen, none answering for itself."""
     score, error = calibration_scores(fitted, prepared)
-    by_score, by_reconstruction = DECISION_SHARES[settings.decision]
-    calibration = Calibration(
-        method="split",
-        rows=len(score),
-        alarm_rate=settings.alarm_rate,
-        smallest_alarm_rate=1.0 / (len(score) + 1),
+    folds = prepared.split.folds
+    return calibrate(
+        CalibrationRows(
+            score,
+            error,
+            prepared.groups(prepared.split.calibration),
+            prepared.by_type,
+            PRIVATE_LEAST + 1 if settings.private else 1,
+        ),
+        settings.budget,
         decision=settings.decision,
-        score_threshold=threshold(score, settings.alarm_rate * (by_score or 1.0)),
-        reconstruction_threshold=threshold(error, settings.alarm_rate * (by_reconstruction or 1.0)),
+        tail=settings.tail,
+        by=settings.by,
+        folds=0 if folds is None else int(folds.max()) + 1,
     )
-    detector = CalibratedDetector(RowScorer(fitted.model).eval(), score, error, settings.decision)
-    return detector.eval(), calibration
 
 
 def _manifest(
@@ -148,6 +151,7 @@ def _manifest(
             len(split.validation),
             len(split.calibration),
             len(prepared.labelled_rows),
+            calibration.folds,
         ),
         calibration=calibration,
         provenance=Provenance(
@@ -167,14 +171,17 @@ def _manifest(
     )
 
 
-def _evaluation(findings: Findings, alarm_rate: float) -> Evaluation | None:
-    """Labelled anomalies against the normal rows that neither training nor the threshold has seen: the validation rows.
+def _evaluation(findings: Findings, alarm_rate: float, decision: str) -> Evaluation | None:
+    """Labelled anomalies against normal rows that neither training nor the threshold has seen.
 
-    The validation rows chose when to stop; calibration rows would make false alarms look exactly as stated.
+    Those are the validation rows, which but chose when to stop; calibration rows would make false alarms look exactly as
+    stated. Under folds each fold's rows are held against those of the others.
     """
     anomalies, normal = findings.labelled, findings.validation
     if anomalies is None or len(normal.score) == 0:
         return None
+    if normal.fold is not None:
+        normal = replace(normal, alarm=crossed_p_values(normal, decision) <= alarm_rate * (1.0 + ROUNDING))
     joined: list[npt.NDArray[Any]] = [
         np.concatenate([getattr(anomalies, name), getattr(normal, name)])
         for name in ("score", "reconstruction_error", "alarm")
@@ -192,7 +199,8 @@ def _record(
     parity: float,
 ) -> TrainingRecord:
     parameters: dict[str, Any] = {
-        "alarm_rate": settings.alarm_rate,
+        "alarm_rate": manifest.calibration.alarm_rate,
+        "calibration": manifest.calibration.method,
         "settings_digest": settings.digest,
         "decision": settings.decision,
         "effort": settings.effort,

@@ -11,8 +11,10 @@ import types
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from anomvae.bundle.promise import least_share
-from anomvae.calibration.conformal import check_alarm_rate
+from anomvae.bundle.promise import DECISIONS
+from anomvae.calibration.budget import Budget
+from anomvae.calibration.calibrator import rows_it_takes
+from anomvae.calibration.tail import MIN_ROWS as LEAST_TAIL_ROWS
 from anomvae.data.schema import Declared, SchemaRules
 from anomvae.errors import SettingError
 from anomvae.training.settings import TrainingSettings
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-Decision = Literal["elbo", "reconstruction", "either"]
+Decision = Literal["elbo", "reconstruction", "both"]
+CalibrationMethod = Literal["auto", "cross", "split"]
 Effort = Literal["quick", "default", "best"]
 
 
@@ -58,11 +61,17 @@ class FitSettings:
 
     Attributes:
         name: Name of the model, in the registry too.
-        alarm_rate: Share of normal rows that may alarm.
-        decision: Which calibrated score gives the verdict: `elbo`, `reconstruction`, or `either` at half the rate each.
+        alarm_rate: Share of normal rows that may alarm; None: 0.01, unless alarms a day are stated.
+        alarms_per_day: The same as a number a day, with `rows_per_day`; with `by` of each group.
+        rows_per_day: Normal rows a day.
+        confidence: With this probability the rate holds for the very rows that calibrate; None: on average over such rows.
+        tail: Whether rates that the rows cannot support are extrapolated by a generalised Pareto tail, and flagged.
+        calibration: `cross`: every row trains and calibrates, scored by a network that has not seen it; `split`: a part of
+            the rows calibrates and trains nothing; `auto`: cross up to 10,000 rows, unless `time` orders them.
+        decision: What gives the verdict: the score (`elbo`), the reconstruction error, or `both` together at the one rate.
         label: Column that marks anomalies.
         time: Column that orders the rows: the latest calibrate.
-        by: Column that groups them: groups stay whole.
+        by: Column that groups them: a group with the rows for it gets a calibration of its own.
         drop: Columns to leave out.
         columns: What columns are, where inference must not say: `numeric`, `categorical`, `boolean`, `date`, `omit`.
         keep_constant: Whether columns of one value stay in.
@@ -75,7 +84,12 @@ class FitSettings:
     """
 
     name: str = "detector"
-    alarm_rate: float = 0.01
+    alarm_rate: float | None = None
+    alarms_per_day: float | None = None
+    rows_per_day: float | None = None
+    confidence: float | None = None
+    tail: bool = False
+    calibration: CalibrationMethod = "auto"
     decision: Decision = "elbo"
     label: str | None = None
     time: str | None = None
@@ -94,9 +108,17 @@ class FitSettings:
         Raises:
             SettingError: Names the setting and what it may be.
         """
-        check_alarm_rate(self.alarm_rate)
-        if self.decision not in get_args(Decision):
-            raise SettingError(f"decision is {self.decision!r}; it must be one of {', '.join(get_args(Decision))}")
+        _ = self.budget
+        if self.decision not in DECISIONS:
+            raise SettingError(f"decision is {self.decision!r}; it must be one of {', '.join(DECISIONS)}")
+        if self.calibration not in get_args(CalibrationMethod):
+            raise SettingError(
+                f"calibration is {self.calibration!r}; it must be one of {', '.join(get_args(CalibrationMethod))}"
+            )
+        if self.calibration == "cross" and self.time is not None:
+            raise SettingError(
+                "calibration = 'cross' lets later rows vouch for earlier ones; with --time it must be split"
+            )
         if not NAME.fullmatch(self.name):
             raise SettingError(
                 f"the name {self.name!r} cannot name a model; use letters, digits, dots, dashes and underscores"
@@ -151,9 +173,20 @@ class FitSettings:
         return SchemaRules(self.columns, self.drop, self.label, self.time, self.by, self.keep_constant)
 
     @property
+    def budget(self) -> Budget:
+        """What may alarm.
+
+        Raises:
+            SettingError: It is stated twice, or by half.
+        """
+        return Budget.of(self.alarm_rate, self.alarms_per_day, self.rows_per_day, self.confidence)
+
+    @property
     def least_rate(self) -> float:
-        """The rate each calibrated score must support: half of it where two share it."""
-        return least_share(self.alarm_rate, self.decision)
+        """The rate that decides how many rows calibrate: a confidence takes more of them, a tail fewer."""
+        budget = self.budget
+        rate = 1.0 / (rows_it_takes(budget, self.decision) + 1) if budget.confidence else budget.alarm_rate
+        return max(rate, 1.0 / (LEAST_TAIL_ROWS + 1)) if self.tail else rate
 
 
 def settings_from_toml(path: Path, overrides: Mapping[str, Any] | None = None) -> FitSettings:

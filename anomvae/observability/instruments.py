@@ -94,12 +94,42 @@ SCORE_MARGIN = Instrument(
     "anomvae_score_margin_nats",
     "histogram",
     ("model",),
-    "Score of a row less the threshold of its model; above 0 is beyond the threshold.",
+    "Score of a row less the threshold of its model, and of its group there; above 0 is beyond the threshold.",
     buckets.MARGIN_NATS,
 )
-P_VALUE = Instrument("anomvae_p_value", "histogram", ("model",), "P-values of rows.", buckets.P_VALUE)
+P_VALUE = Instrument(
+    "anomvae_p_value",
+    "histogram",
+    ("model",),
+    "P-values that verdicts are held against; of both scores together where both give the verdict.",
+    buckets.P_VALUE,
+)
 VERDICTS = Instrument("anomvae_verdicts_total", "counter", ("model",), "Rows judged at the model's own alarm rate.")
 ALARMS = Instrument("anomvae_alarms_total", "counter", ("model",), "Rows that alarmed at the model's own alarm rate.")
+TAIL_VERDICTS = Instrument(
+    "anomvae_tail_verdicts_total",
+    "counter",
+    ("model",),
+    "Rows whose verdict, at the model's own alarm rate, rests on a p-value extrapolated beyond all calibration rows.",
+)
+POOLED_ROWS = Instrument(
+    "anomvae_pooled_rows_total",
+    "counter",
+    ("model",),
+    "Rows of a model with groups that were held against all groups' rows, their group being unknown or too small.",
+)
+CALIBRATION_EVIDENCE = Instrument(
+    "anomvae_calibration_evidence_log10",
+    "gauge",
+    ("model",),
+    "Log10 of the evidence that rows have become stranger than those that calibrated; 2 is a chance of 1 in 100.",
+)
+CALIBRATION_TRUSTED = Instrument(
+    "anomvae_calibration_trusted",
+    "gauge",
+    ("model",),
+    "0 once rows were found stranger than those that calibrated, until another version is loaded.",
+)
 MISSING_CELLS = Instrument("anomvae_missing_cells_total", "counter", ("model",), "Missing cells in rows scored.")
 UNKNOWN_CATEGORY_CELLS = Instrument(
     "anomvae_unknown_category_cells_total", "counter", ("model",), "Cells holding a category that training never saw."
@@ -176,6 +206,10 @@ INSTRUMENTS: tuple[Instrument, ...] = (
     P_VALUE,
     VERDICTS,
     ALARMS,
+    TAIL_VERDICTS,
+    POOLED_ROWS,
+    CALIBRATION_EVIDENCE,
+    CALIBRATION_TRUSTED,
     MISSING_CELLS,
     UNKNOWN_CATEGORY_CELLS,
     MODEL_INFO,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,20 @@ if TYPE_CHECKING:
 
 FAR = 1e30
 """Less than half a step between the largest numbers of float32: less a threshold nearer to 0, no finite score overflows."""
+
+
+class CalibrationTrust(Protocol):
+    """Whether a model's calibration is still to be trusted."""
+
+    @property
+    def evidence(self) -> float:
+        """Log10 of the evidence that it is not."""
+        ...
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether the evidence has stayed small."""
+        ...
 
 
 class Metrics:
@@ -140,16 +154,18 @@ class Metrics:
         scores: FloatArray | None,
         p_values: FloatArray | None,
         alarms: BoolArray | None,
-        threshold: float,
+        threshold: float | FloatArray,
+        tails: BoolArray | None = None,
     ) -> None:
         """Records the answers to n rows, as far as they were computed.
 
         Args:
             model: Name it was served under.
             scores: In nats, higher is stranger, shape `(n,)`; None: not computed.
-            p_values: Shape `(n,)`; None: not computed.
+            p_values: That verdicts are held against, shape `(n,)`; None: not computed.
             alarms: True where the row alarmed, shape `(n,)`; None: no verdict was computed.
-            threshold: The score beyond which the model alarms, in nats.
+            threshold: The score beyond which the model alarms, in nats; shape `(n,)` where it is not the same for all rows.
+            tails: True where the verdict rests on an extrapolated p-value, shape `(n,)`; None: not computed, or not known.
         """
         if scores is not None:
             self._score_margin[model,].observe(_margins(scores, threshold))
@@ -158,6 +174,13 @@ class Metrics:
         if alarms is not None:
             self._verdicts[model,].inc(len(alarms))
             self._alarms[model,].inc(int(np.count_nonzero(alarms)))
+        if tails is not None and (extrapolated := int(np.count_nonzero(tails))):
+            self._tail_verdicts[model,].inc(extrapolated)
+
+    def pooled(self, model: str, rows: int) -> None:
+        """Counts rows of a model with groups that were held against the rows of all groups."""
+        if rows:
+            self._pooled_rows[model,].inc(rows)
 
     def cells(self, model: str, *, missing: int, unknown: int) -> None:
         """Counts cells of rows scored that were missing, or held a category training never saw."""
@@ -188,6 +211,18 @@ class Metrics:
         self._model_info.set(model, (model, version, kind, digest, reference))
         self._loaded_timestamp[model,].set(at)
         self._alarm_rate[model,].set(alarm_rate)
+        self._calibration_evidence[model,].set_function(lambda: 0.0)  # nothing is known of it yet
+        self._calibration_trusted[model,].set_function(lambda: 1.0)
+
+    def follow_calibration(self, model: str, trust: CalibrationTrust) -> None:
+        """Names who knows whether the version now served is to be trusted; asked whenever the metrics are read.
+
+        Args:
+            model: Name it is served under; until another version is announced.
+            trust: Asked from any thread.
+        """
+        self._calibration_evidence[model,].set_function(lambda: trust.evidence)
+        self._calibration_trusted[model,].set_function(lambda: trust.is_trusted)
 
     def reload(self, model: str, outcome: str) -> None:
         """Counts a reload, and raises or lowers what alerts look at.
@@ -285,6 +320,7 @@ class Metrics:
         self._failed_batches = self._counter(i.FAILED_BATCHES)
         self._verdicts = self._counter(i.VERDICTS)
         self._alarms = self._counter(i.ALARMS)
+        self._tail_verdicts, self._pooled_rows = self._counter(i.TAIL_VERDICTS), self._counter(i.POOLED_ROWS)
         self._missing = self._counter(i.MISSING_CELLS)
         self._unknown = self._counter(i.UNKNOWN_CATEGORY_CELLS)
 
@@ -294,6 +330,8 @@ class Metrics:
         self._register(self._model_info, self._provider_info, self._shadow_info)
         self._loaded_timestamp = self._gauge(i.MODEL_LOADED_TIMESTAMP)
         self._alarm_rate = self._gauge(i.MODEL_ALARM_RATE)
+        self._calibration_evidence = self._gauge(i.CALIBRATION_EVIDENCE)
+        self._calibration_trusted = self._gauge(i.CALIBRATION_TRUSTED)
         self._reloads = self._counter(i.MODEL_RELOADS)
         self._refused = self._gauge(i.RELOAD_REFUSED)
         self._unresolved = self._gauge(i.REFERENCE_UNRESOLVED)
@@ -325,6 +363,7 @@ class Metrics:
                 _ = children[model, value]
         for single in (
             *(self._expired, self._failed_batches, self._verdicts, self._alarms, self._missing, self._unknown),
+            *(self._tail_verdicts, self._pooled_rows),
             *(self._shadow_rows, self._shadow_disagreements, self._shadow_dropped),
             *(self._refused, self._unresolved, self._fallback),
             *(self._stages, self._batch_rows, self._score_margin, self._p_value),
@@ -348,8 +387,8 @@ class Metrics:
             self.registry.register(collector)
 
 
-def _margins(scores: FloatArray, threshold: float) -> FloatArray:
-    if -FAR < threshold < FAR:
+def _margins(scores: FloatArray, threshold: float | FloatArray) -> FloatArray:
+    if isinstance(threshold, float) and -FAR < threshold < FAR:
         return scores - threshold
     with np.errstate(invalid="ignore", over="ignore"):  # infinity less infinity is no number, and counted so
         return scores - threshold

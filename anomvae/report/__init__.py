@@ -2,5 +2,6 @@
 
 from anomvae.report.contents import Reason, ReportContents, ScoredRows, StrangeRow
 from anomvae.report.page import render
+from anomvae.report.recalibration import render_recalibration
 
-__all__ = ["Reason", "ReportContents", "ScoredRows", "StrangeRow", "render"]
+__all__ = ["Reason", "ReportContents", "ScoredRows", "StrangeRow", "render", "render_recalibration"]

@@ -10,9 +10,12 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from anomvae.bundle import Manifest, TrainingRecord
+    from anomvae.calibration import TailFit
+    from anomvae.evaluation.power_result import PowerResult
     from anomvae.vae.diagnostics import LatentUse, Relations
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +27,23 @@ class ScoredRows:
         reconstruction_error: Shape ``(n,)``.
         p_value: Calibrated p-value of the score, shape ``(n,)``.
         p_value_reconstruction: The same of the reconstruction error.
+        p_value_verdict: The one that the verdict is held against.
         alarm: The verdicts, shape ``(n,)``.
         contribution: Nats each column adds, shape ``(n, d + c)``, in the order of ``manifest.scored``.
         latent: Posterior means, shape ``(n, k)``.
+        fold: Fold of each row, whose network has not seen it and gave both scores, shape ``(n,)``; None where one network
+            scored all rows.
     """
 
     score: FloatArray
     reconstruction_error: FloatArray
     p_value: FloatArray
     p_value_reconstruction: FloatArray
+    p_value_verdict: FloatArray
     alarm: npt.NDArray[np.bool_]
     contribution: FloatArray
     latent: FloatArray
+    fold: IntArray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +86,9 @@ class StrangeRow:
 class ReportContents:
     """All that the report shows.
 
+    Under `cross` calibration every row trains and calibrates: `calibration` then holds the normal rows, each scored by the
+    network of its fold, and `train` and `validation` are not looked at.
+
     Attributes:
         manifest: Columns, split, calibration, provenance.
         record: Parameters, metrics, curves, evaluation.
@@ -89,6 +100,8 @@ class ReportContents:
         latent_use: How validation rows use the latent space; None for a plain autoencoder.
         warnings: Sentences a reader must see first.
         relations: What relations between columns say of validation rows; None where that cannot be told.
+        tails: Fits of the score's tail and of the reconstruction error's; None where none was fitted.
+        power: What the detector notices, column by column; None where that was not measured.
     """
 
     manifest: Manifest
@@ -101,3 +114,5 @@ class ReportContents:
     latent_use: LatentUse | None
     warnings: tuple[str, ...] = field(default=())
     relations: Relations | None = None
+    tails: tuple[TailFit, TailFit] | None = None
+    power: PowerResult | None = None

@@ -71,46 +71,6 @@ def score_strips(title: str, unit: str, parts: Sequence[Part], threshold: float)
     )
 
 
-def p_strips(title: str, parts: Sequence[Part]) -> Figure | None:
-    """Histograms of p-values; those of normal rows should be flat.
-
-    Args:
-        title: What is counted.
-        parts: Parts with their p-values; empty ones are left out.
-    """
-    shown = [part for part in parts if len(finite(part.values))]
-    if not shown:
-        return None
-    scale, n_bins, tall = Scale(0.0, 1.0, _LEFT, _RIGHT + _BEYOND), 20, 84.0
-    edges = np.linspace(0.0, 1.0, n_bins + 1)
-    places = scale(edges)
-    marks, sayings = [], []
-    for index, part in enumerate(shown):
-        floor = _TOP + (tall + _TOP) * (index + 1) - _TOP
-        counts = np.histogram(np.clip(finite(part.values), 0, 1), edges)[0]
-        even = counts.sum() / n_bins
-        noise = 1.96 * math.sqrt(even * (1 - 1 / n_bins))
-        per_row = tall / max(float(counts.max()), even + noise)
-        if part.normal:
-            high, low = floor - (even + noise) * per_row, floor - max(0.0, even - noise) * per_row
-            marks.append(tag("rect", x=_LEFT, width=scale.end - _LEFT, y=high, height=low - high, class_="band"))
-        marks.append(bars(places[:-1] + 1, places[1:] - 1, floor - counts * per_row, floor, part.style))
-        if part.normal:
-            level = floor - even * per_row
-            marks.append(tag("line", x1=_LEFT, x2=scale.end, y1=level, y2=level, class_="expected"))
-        marks.append(_name(part.name, count(int(counts.sum()), "row"), floor - tall - 8))
-        marks.append(tag("line", x1=_LEFT, x2=scale.end, y1=floor, y2=floor, class_="axis"))
-        sayings.append(f"{part.name}: {share(counts[0] / counts.sum())} of rows have a p-value below 0.05")
-    marks.append(x_axis(scale, floor, "p-value"))
-    caption = (
-        "A p-value is the share of normal rows at least this strange, so over normal rows every value should be as "
-        "frequent as any other: bars should stay near the dashed line, mostly within the grey band."
-        if any(part.normal for part in shown)
-        else "There are no validation rows to check the p-values on."
-    )
-    return Figure(title, drawing(*marks, height=floor + 44, says=f"{title}. " + ". ".join(sayings) + "."), caption)
-
-
 def _robust(parts: Sequence[Part], threshold: float) -> Scale:
     """An axis on which normal rows and the threshold can be seen, whatever the outliers."""
     normal = np.concatenate([finite(part.values) for part in parts if part.normal])
@@ -123,8 +83,9 @@ def _robust(parts: Sequence[Part], threshold: float) -> Scale:
     heavy = 30
     smallest = min(float(everything.min()), *known) if len(known) else float(everything.min())
     if smallest > 0 and max(high, farthest) > heavy * middle:
-        low, high = roomy(smallest, max(high, float(everything.max())))
-        return Scale(max(low, high * 1e-8), high * 1.02, _LEFT, end, log=True)
+        least = max(smallest, 0.5 * low) if low > 0 else smallest
+        low, high = roomy(least, max(high, min(float(everything.max()), least * 1e8)))
+        return Scale(max(low, high * 1e-12), high * 1.02, _LEFT, end, log=True)
     low = max(float(everything.min()), low - 0.5 * (high - low), middle - 3 * (high - middle))
     high = min(max(float(everything.max()), high), high + 1.5 * (high - min(middle, low)))
     low, high = roomy(min(low, high), high)

@@ -149,7 +149,7 @@ def latent_use(use: LatentUse | None) -> Figure | None:
         ]
     marks.append(tag("text", "latent dimension", x=(_LEFT + _RIGHT) / 2, y=430, text_anchor="middle", class_="label"))
     caption = (
-        f"Divergence from the prior, mean over validation rows. {int(on.sum())} of {count(len(values), 'dimension')} active: "
+        f"Divergence from the prior, mean over normal rows. {int(on.sum())} of {count(len(values), 'dimension')} active: "
         f"they move from row to row. Together {number(float(values.sum()))} nats a row"
     )
     caption += f", and {number(use.choice)} to say which of the stored rows or pseudo-rows." if use.choice else "."

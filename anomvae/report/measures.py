@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import betaincinv, kolmogorov
+from scipy.special import kolmogorov
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from anomvae.evaluation import clopper_pearson
@@ -104,43 +104,17 @@ def above(first: FloatArray, second: FloatArray) -> float:
 
 
 def sameness(first: FloatArray, second: FloatArray) -> tuple[float, float]:
-    """Two-sample Kolmogorov-Smirnov: largest gap of the two distribution functions and its p-value (asymptotic)."""
+    """Two-sample Kolmogorov-Smirnov: largest gap of the two distribution functions and its p-value (asymptotic).
+
+    The gap is NaN where a side has no rows.
+    """
     first, second = np.sort(first[~np.isnan(first)]), np.sort(second[~np.isnan(second)])
     if not len(first) or not len(second):
-        return 0.0, 1.0
+        return math.nan, 1.0
     both = np.concatenate([first, second])
     gap = np.searchsorted(first, both, "right") / len(first) - np.searchsorted(second, both, "right") / len(second)
     largest = float(np.abs(gap).max())
     return largest, float(kolmogorov(largest * math.sqrt(len(first) * len(second) / (len(first) + len(second)))))
-
-
-def rate_interval(rows: int, alarm_rate: float) -> tuple[float, float]:
-    r"""Where the alarm rate in service lies, with 95 % confidence, given one draw of calibration rows.
-
-    .. math:: \text{rate} \sim \mathrm{Beta}(k, m + 1 - k), \quad k = \lfloor \alpha (m + 1) \rfloor
-
-    Args:
-        rows: Calibration rows, m.
-        alarm_rate: Stated rate.
-
-    References:
-        Testing for Outliers with Conformal p-values (Bates et al., 2023), arXiv:2104.08279
-    """
-    k = math.floor(alarm_rate * (rows + 1) + 1e-9)
-    if k <= 0:
-        return 0.0, 0.0
-    if k > rows:
-        return 1.0, 1.0
-    return float(betaincinv(k, rows + 1 - k, 0.025)), float(betaincinv(k, rows + 1 - k, 0.975))
-
-
-def deciding_p(rows: ScoredRows, decision: Literal["elbo", "reconstruction", "either"]) -> FloatArray:
-    """The p-value that the verdict compares with the alarm rate; of two at half the rate each, twice the smaller."""
-    if decision == "elbo":
-        return rows.p_value
-    if decision == "reconstruction":
-        return rows.p_value_reconstruction
-    return np.asarray(np.minimum(1.0, 2 * np.minimum(rows.p_value, rows.p_value_reconstruction)), dtype=np.float64)
 
 
 def normal_rows(*parts: ScoredRows) -> ScoredRows:
@@ -153,6 +127,7 @@ def normal_rows(*parts: ScoredRows) -> ScoredRows:
                 "reconstruction_error",
                 "p_value",
                 "p_value_reconstruction",
+                "p_value_verdict",
                 "alarm",
                 "contribution",
                 "latent",

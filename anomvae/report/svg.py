@@ -149,6 +149,13 @@ def line(xs: FloatArray, ys: FloatArray, class_: str) -> Markup:
     return tag("polyline", points=points, class_=f"line {class_}")
 
 
+def area(xs: FloatArray, lows: FloatArray, highs: FloatArray, class_: str) -> Markup:
+    """The area between two lines."""
+    there = [f"{units(x)},{units(y)}" for x, y in zip(xs, highs, strict=True)]
+    back = [f"{units(x)},{units(y)}" for x, y in zip(xs[::-1], lows[::-1], strict=True)]
+    return tag("polygon", points=" ".join(there + back), class_=class_)
+
+
 def dots(xs: FloatArray, ys: FloatArray, class_: str) -> Markup:
     """Points as one path of round dots."""
     return tag(

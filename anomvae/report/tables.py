@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from anomvae.report.measures import Share, above, deciding_p
+from anomvae.report.measures import Share, above
 from anomvae.report.svg import Scale, crosses, drawing, finite, labels, roomy, tag
-from anomvae.report.wording import NOTHING, number, p_value, share, short, span, tidy, typical
+from anomvae.report.wording import NOTHING, number, p_value, short, span, tidy, typical
 from anomvae.report.wording import nats as in_nats
 
 if TYPE_CHECKING:
@@ -80,25 +80,6 @@ class StrangeLine:
     score: str
     p_value: str
     reasons: tuple[ReasonChip, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class RateLine:
-    """What another alarm rate would give.
-
-    Attributes:
-        rate: The alarm rate.
-        stated: Whether it is the stated one.
-        every: Normal rows between two false alarms, on average.
-        held_out: Share of validation rows that would alarm.
-        found: Share of labelled anomalies that would alarm.
-    """
-
-    rate: str
-    stated: bool
-    every: str
-    held_out: str
-    found: str
 
 
 def column_lines(contents: ReportContents, normal: ScoredRows) -> tuple[ColumnLine, ...]:
@@ -179,29 +160,6 @@ def _weight(nats: float, strongest: float) -> float:
     if nats == math.inf:
         return 100.0
     return max(0.0, min(100.0, 100 * nats / strongest)) if strongest > 0 and math.isfinite(nats) else 0.0
-
-
-def rate_lines(contents: ReportContents) -> tuple[RateLine, ...]:
-    """What the detector would do at other alarm rates, without a refit."""
-    facts = contents.manifest.calibration
-    usual = {0.0001, 0.001, 0.005, 0.01, 0.02, 0.05}
-    rates = sorted({rate for rate in usual if rate >= facts.smallest_alarm_rate} | {facts.alarm_rate})
-    validation = deciding_p(contents.validation, facts.decision)
-    labelled = deciding_p(contents.labelled, facts.decision) if contents.labelled is not None else np.empty(0)
-    return tuple(
-        RateLine(
-            rate=share(rate),
-            stated=rate == facts.alarm_rate,
-            every=f"1 in {1 / rate:,.0f}" if rate > 0 and rate >= facts.smallest_alarm_rate else "never",
-            held_out=_share_at(validation, rate),
-            found=_share_at(labelled, rate),
-        )
-        for rate in rates
-    )
-
-
-def _share_at(p: FloatArray, rate: float) -> str:
-    return share(float((p <= rate).mean())) if len(p) else NOTHING
 
 
 def alarm_share(rows: ScoredRows) -> Share:

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from anomvae.report.measures import Share, above, rate_interval, sameness
-from anomvae.report.wording import between, count, number, share
+from anomvae.calibration.conformal import ROUNDING
+from anomvae.report.measures import Share, above, sameness
+from anomvae.report.promise import is_extrapolated
+from anomvae.report.rates import Steps, checked_rows
+from anomvae.report.wording import between, count, number, p_value, rate, share, short
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from anomvae.report.contents import ReportContents
+    from anomvae.report.contents import ReportContents, ScoredRows
 
 Level = Literal["good", "look", "bad", "open"]
 
@@ -48,12 +51,15 @@ def _all(contents: ReportContents) -> Iterator[Check]:
     yield from _settled(contents)
     yield from _latent(contents)
     yield from _relations(contents)
+    yield from _tail(contents)
+    yield from _power(contents)
     yield from _labels(contents)
 
 
 def _answers(contents: ReportContents) -> Iterator[Check]:
     """Speaks up only where a score is no number."""
-    parts = (contents.train, contents.validation, contents.calibration)
+    crossed = contents.manifest.calibration.method == "cross"
+    parts = [contents.calibration] if crossed else [contents.train, contents.validation, contents.calibration]
     broken = sum(int(np.count_nonzero(~np.isfinite(part.score))) for part in parts)
     if broken:
         yield Check(
@@ -64,62 +70,105 @@ def _answers(contents: ReportContents) -> Iterator[Check]:
 def _promise(contents: ReportContents) -> Check:
     """Whether the calibration rows carry the stated rate."""
     facts = contents.manifest.calibration
-    claim = f"Enough calibration rows for {share(facts.alarm_rate)}"
-    if facts.alarm_rate < facts.smallest_alarm_rate:
+    claim = f"Enough calibration rows for {rate(facts.alarm_rate)}"
+    if facts.alarm_rate * (1.0 + ROUNDING) < facts.smallest_alarm_rate:
         return Check(
             "bad",
             claim,
-            f"{count(facts.rows, 'row')} support {share(facts.smallest_alarm_rate)} at the least: "
+            f"{count(facts.rows, 'row')} support {rate(facts.smallest_alarm_rate)} at the least: "
             "it will never alarm at the stated rate.",
         )
-    rate = facts.alarm_rate / 2 if facts.decision == "either" else facts.alarm_rate
-    beyond, enough = math.floor(rate * (facts.rows + 1) + 1e-9), 10
-    low, high = rate_interval(facts.rows, rate)
-    each = "each of the two thresholds" if facts.decision == "either" else "the threshold"
+    if is_extrapolated(facts):
+        return Check(
+            "look",
+            claim,
+            f"{count(facts.rows, 'row')} are too few to count by: the threshold is extrapolated by a tail, an estimate "
+            "without guarantee.",
+        )
+    steps, enough = Steps.of(facts), 10
+    beyond = steps.beyond(facts.alarm_rate)
+    rests = "both thresholds rest" if facts.decision == "both" else "the threshold rests"
+    where = " of the smallest group" if facts.groups else ""
     finding = (
-        f"{count(facts.rows, 'row')}; {each} rests on the strangest {beyond:,}. "
-        f"In service, expect {between((low, high))} false alarms{' from each' if 'each' in each else ''} (95 % sure)."
+        f"{count(facts.rows, 'row')}; {rests} on the strangest {beyond:,}{where}. "
+        f"In service, expect {between(steps.interval(facts.alarm_rate))} false alarms (95 % sure)."
     )
     return Check("good" if beyond >= enough else "look", claim, finding)
 
 
 def _kept(contents: ReportContents) -> Check:
     """Whether rows the threshold never saw alarm as promised."""
-    rate = contents.manifest.calibration.alarm_rate
-    alarms = Share(int(np.count_nonzero(contents.validation.alarm)), len(contents.validation.alarm))
+    facts, parts = contents.manifest.calibration, checked_rows(contents)
+    asked = facts.alarm_rate
     claim = "Held-out rows alarm no more than promised"
-    if not alarms.n:
-        return Check("open", claim, "There are no validation rows to check it on.")
-    finding = (
-        f"{alarms.hits:,} of {count(alarms.n, 'validation row')} alarmed: {share(alarms.value)} "
-        f"(95 % interval {between(alarms.interval)}; promised {share(rate)})."
-    )
-    return Check("good" if alarms.interval[0] <= rate else "bad", claim, finding)
+    if not parts:
+        lacking = "validation rows" if facts.method == "split" else "folds"
+        return Check("open", claim, f"There are no {lacking} to check it on.")
+    most = min(parts, key=lambda part: len(part.p)).expected(asked)[1]
+    shares = [part.alarms(asked) for part in parts]
+    worst = max(shares, key=lambda each: each.value)
+    level: Level = "good" if worst.value <= max(most, asked) else "bad" if facts.method == "split" else "look"
+    promised = f"promised {rate(asked)}" + (f"; by chance up to {share(most)}" if most > asked else "")
+    if len(parts) == 1:
+        finding = f"{worst.hits:,} of {count(worst.n, 'validation row')} alarmed: {share(worst.value)} ({promised})."
+    else:
+        low = min(each.value for each in shares)
+        finding = (
+            f"Fold by fold, scored by a network that had not seen them and held against the other folds, "
+            f"{between((low, worst.value))} of rows alarm ({promised})."
+        )
+        if level != "good":
+            finding += f" {_why_folds_differ(contents)}"
+    return Check(level, claim, finding)
+
+
+def _why_folds_differ(contents: ReportContents) -> str:
+    if contents.manifest.split.how == "group":
+        return "Groups differ: rows of a group never seen may alarm as often."
+    return "The networks score unlike one another, so the rate of the detector itself is less certain; more rows or steps help."
 
 
 def _same(contents: ReportContents) -> Iterator[Check]:
-    """Whether validation and calibration rows look alike; they do not where conditions changed."""
-    if not len(contents.validation.score) or not len(contents.calibration.score):
-        return
-    gap, p = sameness(contents.validation.score, contents.calibration.score)
+    """Whether normal rows look alike in both held-out parts, or in every fold; they do not where conditions changed."""
     small_gap, unlikely = 0.08, 0.01
+    if contents.manifest.calibration.method == "cross":
+        gap, p = _folds_alike(contents.calibration)
+        claim, compared = "Normal rows look alike in every fold", "a fold and the others"
+    else:
+        gap, p = sameness(contents.validation.score, contents.calibration.score)
+        claim, compared = "Normal rows look alike in both held-out parts", "validation and calibration rows"
+    if math.isnan(gap):
+        return
     alike = p > unlikely or gap < small_gap
-    split = contents.manifest.split
     why = {
         "time": "; conditions may have changed over time",
         "group": "; groups differ from one another",
         "random": "",
-    }[split.how]
+    }[contents.manifest.split.how]
     yield Check(
         "good" if alike else "look",
-        "Normal rows look alike in both held-out parts",
-        f"The score distributions of validation and calibration rows differ by at most {share(gap)}"
+        claim,
+        f"The score distributions of {compared} differ by at most {share(gap)}"
         + ("." if alike else f", more than chance explains{why}: the promised rate may not hold for later rows."),
     )
 
 
+def _folds_alike(rows: ScoredRows) -> tuple[float, float]:
+    """Largest gap between a fold and the others, and its p-value, for that it is one of several."""
+    if rows.fold is None:
+        return math.nan, 1.0
+    folds = np.unique(rows.fold)
+    found = [sameness(rows.score[rows.fold == fold], rows.score[rows.fold != fold]) for fold in folds]
+    known = [(gap, p) for gap, p in found if not math.isnan(gap)]
+    if not known:
+        return math.nan, 1.0
+    return max(gap for gap, _ in known), min(1.0, len(known) * min(p for _, p in known))
+
+
 def _memorised(contents: ReportContents) -> Iterator[Check]:
-    """Whether rows of the training part score as new rows do."""
+    """Whether rows of the training part score as new rows do; under cross calibration no row is only trained on."""
+    if contents.manifest.calibration.method == "cross":
+        return
     chance = above(contents.train.score, contents.calibration.score)
     if math.isnan(chance):
         return
@@ -172,6 +221,46 @@ def _relations(contents: ReportContents) -> Iterator[Check]:
         else f"{both}: no better. They add nothing here, or the fit has not learnt them; a simpler detector may do as well."
     )
     yield Check("good" if found.help else "look", "Relations between columns help", finding)
+
+
+def _tail(contents: ReportContents) -> Iterator[Check]:
+    """Whether the tails that a verdict may rest on fit."""
+    if contents.tails is None:
+        return
+    decision, unlikely = contents.manifest.calibration.decision, 0.05
+    deciding = contents.tails[decision == "reconstruction" :][: 2 if decision == "both" else 1]
+    if any(not fit.scale > 0 for fit in deciding):
+        yield Check(
+            "look", "The fitted tail fits", "None could be fitted: rates beyond the calibration rows never alarm by it."
+        )
+        return
+    worst = min(fit.ks_p for fit in deciding)
+    yield Check(
+        "good" if worst >= unlikely else "look",
+        "The fitted tail fits",
+        f"Kolmogorov-Smirnov p = {p_value(worst)}"
+        + (
+            ": nothing speaks against it."
+            if worst >= unlikely
+            else ": it does not; do not trust rates that rest on it."
+        ),
+    )
+
+
+def _power(contents: ReportContents) -> Iterator[Check]:
+    """Whether a gross fault is noticed in every column."""
+    if contents.power is None:
+        return
+    blind, most = contents.power.blind, 6
+    named = ", ".join(short(name, 40) for name in blind[:most])
+    more = f" and {len(blind) - most:,} more" if len(blind) > most else ""
+    yield Check(
+        "look" if blind else "good",
+        "It notices a gross fault in every column",
+        f"Blind to {count(len(blind), 'column')}: {named}{more}."
+        if blind
+        else f"Faults were put into {count(len(contents.power.columns), 'column')}: no column is blind.",
+    )
 
 
 def _labels(contents: ReportContents) -> Iterator[Check]:

@@ -45,6 +45,22 @@ def number(value: float | None) -> str:
     return (_MINUS if value < 0 else "") + text
 
 
+def limit(threshold: float) -> str:
+    """A threshold; one that no score reaches, which a file stores as the largest float32, is infinite.
+
+    Example:
+        >>> limit(18.34), limit(3.4028234663852886e38)
+        ('18.3', '∞')
+    """
+    return number(reachable(threshold))
+
+
+def reachable(threshold: float) -> float:
+    """A threshold, infinite where no score reaches it."""
+    out_of_reach = 3.4e38
+    return math.inf if threshold >= out_of_reach else threshold
+
+
 def share(value: float) -> str:
     """A share as a percentage.
 
@@ -64,6 +80,17 @@ def share(value: float) -> str:
     elif percent < 1 and not math.isclose(percent, float(digits), rel_tol=1e-9):
         digits = f"{percent:.2g}"
     return f"{digits}{_SPACE}%"
+
+
+def rate(value: float) -> str:
+    """An alarm rate: a percentage, or one row in so many where that is too small to read.
+
+    Example:
+        >>> rate(0.01).replace(chr(8239), " "), rate(2.5e-6)
+        ('1 %', '1 in 400,000')
+    """
+    least = 1e-5
+    return f"1 in {1 / value:,.0f}" if 0 < value < least else share(value)
 
 
 def between(interval: tuple[float, float]) -> str:

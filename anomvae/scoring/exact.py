@@ -12,17 +12,34 @@ if TYPE_CHECKING:
     from anomvae.bundle import Manifest
 
 
+FLAGS = ("alarm", "tail", "pooled")
+
+
 def exact(manifest: Manifest, name: str, answers: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """One output in double precision; p-values as the exact multiples of 1 / (m + 1) that they are, `alarm` as booleans.
+    """One output in double precision; flags as booleans.
+
+    Conformal p-values of a calibration without groups, confidence or tail come as the exact multiples of 1 / (m + 1) that
+    they are, others with the digits that float32 has.
 
     Args:
         manifest: The detector's; m is its number of calibration rows.
         name: Name of the output.
         answers: As the graph gave it, n entries.
     """
-    if name == "alarm":
+    if name in FLAGS:
         return np.asarray(answers, dtype=np.bool_)
     wide = np.asarray(answers, dtype=np.float64)
-    if name.startswith("p_value"):
-        return np.rint(wide * (manifest.calibration.rows + 1)) / (manifest.calibration.rows + 1)
-    return wide
+    if not name.startswith("p_value"):
+        return wide
+    calibration = manifest.calibration
+    if calibration.groups or calibration.confidence is not None or calibration.tail is not None:
+        return np.minimum(1.0, _rounded(answers))
+    return np.rint(wide * (calibration.rows + 1)) / (calibration.rows + 1)
+
+
+def _rounded(answers: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
+    """To seven digits: what lies beyond is the noise of float32. Tables hold the float32 below a p-value: one step up is it."""
+    wide = np.nextafter(np.asarray(answers, dtype=np.float32), np.float32(2.0)).astype(np.float64)
+    scale = 10.0 ** (6.0 - np.floor(np.log10(wide)))
+    rounded: npt.NDArray[np.float64] = np.rint(wide * scale) / scale
+    return rounded

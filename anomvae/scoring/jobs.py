@@ -172,8 +172,17 @@ class Batch(NamedTuple):
         if len(parts) == 1:
             return parts[0]
         return EncodedRows(
-            np.concatenate([part.numeric for part in parts]), np.concatenate([part.categorical for part in parts])
+            np.concatenate([part.numeric for part in parts]),
+            np.concatenate([part.categorical for part in parts]),
+            _groups_of(parts),
         )
+
+
+def _groups_of(parts: list[EncodedRows]) -> npt.NDArray[np.int64] | None:
+    """Groups of all rows, where any are told."""
+    if all(part.group is None for part in parts):
+        return None
+    return np.concatenate([np.full(len(part), -1) if part.group is None else part.group for part in parts])
 
 
 def _rows_of(piece: Piece) -> EncodedRows:

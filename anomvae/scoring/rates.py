@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
-from anomvae.bundle.promise import least_share, rows_needed
+from anomvae.bundle.promise import rows_needed
 from anomvae.calibration.conformal import check_alarm_rate
 from anomvae.errors import SettingError, TooFewRowsError
 
 if TYPE_CHECKING:
-    from anomvae.bundle import Manifest
+    from anomvae.bundle import Calibration, Manifest
 
 SMALLEST = 1e-12
 """Below this a rate takes more rows than anyone has, and than arithmetic can tell."""
@@ -54,11 +55,19 @@ def require_supported(manifest: Manifest, alarm_rate: float | None) -> None:
             f"an alarm rate below {SMALLEST:g} takes more calibration rows than can be; state a larger one"
         )
     calibration = manifest.calibration
-    needed = rows_needed(least_share(alarm_rate, calibration.decision))
-    if needed > calibration.rows:
-        smallest = calibration.smallest_alarm_rate / least_share(1.0, calibration.decision)
+    if alarm_rate < calibration.smallest_alarm_rate * (1.0 - 1e-9):
+        rows = _rows(calibration)
+        # A bound that holds with a confidence takes more rows in the same proportion, a tail fewer.
+        share = calibration.smallest_alarm_rate * (rows + 1)
+        needed = math.ceil((rows_needed(alarm_rate) + 1) * share - 1e-6) - 1
+        where = "the smallest group of " if calibration.groups else ""
         raise TooFewRowsError(
-            f"an alarm rate of {alarm_rate:g} takes {needed:,} calibration rows, {manifest.name!r} was calibrated "
-            f"on {calibration.rows:,}; the smallest rate it supports is {smallest:.2g}",
+            f"an alarm rate of {alarm_rate:g} takes {needed:,} calibration rows, {where}{manifest.name!r} was calibrated "
+            f"on {rows:,}; the smallest rate it supports is {calibration.smallest_alarm_rate:.2g}",
             needed,
         )
+
+
+def _rows(calibration: Calibration) -> int:
+    """Rows of the smallest table."""
+    return min([calibration.rows, *(group.rows for group in calibration.groups)])

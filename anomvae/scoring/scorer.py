@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from anomvae.data.encoding import encode, require_columns
+from anomvae.data.encoding import encode_for, require_columns
 from anomvae.errors import SettingError
-from anomvae.scoring.exact import exact
+from anomvae.scoring.exact import FLAGS, exact
 from anomvae.scoring.rates import require_supported
 from anomvae.scoring.reasons import REASON_OUTPUTS, Picks, ReasonWriter
 from anomvae.scoring.session import GraphSession
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -28,7 +28,25 @@ if TYPE_CHECKING:
 
     Arrays = dict[str, npt.NDArray[np.generic]]
 
-ANSWER_OUTPUTS = ("score", "p_value", "reconstruction_error", "p_value_reconstruction", "alarm")
+ANSWER_OUTPUTS = (
+    "score",
+    "p_value",
+    "reconstruction_error",
+    "p_value_reconstruction",
+    "p_value_verdict",
+    "alarm",
+    "tail",
+    "pooled",
+)
+"""What an answer holds, as far as the graph has it: `p_value_verdict` only where both scores give the verdict, `pooled` only
+with groups, `tail` not in bundles of format 1."""
+
+
+def answer_outputs(present: Collection[str]) -> tuple[str, ...]:
+    """The answer's columns, of the outputs that a graph has."""
+    return tuple(name for name in ANSWER_OUTPUTS if name in present)
+
+
 MAX_TOP = 1000
 
 
@@ -40,6 +58,7 @@ class Scorer:
         threads: Threads that run the graph side by side; None: one a core.
 
     Attributes:
+        answered: The answer's columns, reasons aside.
         unknown_cells: Cells scored so far, by category column, that held a value training never saw.
     """
 
@@ -49,6 +68,7 @@ class Scorer:
         self.unknown_cells: Counter[str] = Counter()
         self._counting = Lock()
         self.session = GraphSession(bundle.graph, bundle.manifest.width)
+        self.answered = answer_outputs(self.session.outputs)
 
     @property
     def manifest(self) -> Manifest:
@@ -59,7 +79,7 @@ class Scorer:
         """Schema of the answers to rows of a schema: carried columns, then the answers."""
         writer = ReasonWriter(self.manifest, _checked_top(top))
         carried = [rows.field(name) for name in self.carried(rows.names)]
-        answers = [pa.field(name, pa.bool_() if name == "alarm" else pa.float64()) for name in ANSWER_OUTPUTS]
+        answers = [pa.field(name, pa.bool_() if name in FLAGS else pa.float64()) for name in self.answered]
         taken = {field.name for field in answers} | {"reasons"}
         carried = [field for field in carried if field.name not in taken]
         return pa.schema([*carried, *answers, pa.field("reasons", writer.type)])
@@ -88,7 +108,8 @@ class Scorer:
 
         Returns:
             A row per row, in order: carried columns, `score`, `p_value`, `reconstruction_error`,
-            `p_value_reconstruction`, `alarm`, `reasons`.
+            `p_value_reconstruction`, `alarm`, `tail`, `reasons`; with both scores in the verdict also `p_value_verdict`,
+            with groups also `pooled`.
 
         Raises:
             RowError: The rows do not fit the detector.
@@ -158,9 +179,9 @@ class Scorer:
         alarm_rate: float | None,
         first_row: int,
     ) -> pa.RecordBatch:
-        rows = encode(batch, self.manifest.columns, first_row=first_row)
+        rows = encode_for(batch, self.manifest, first_row=first_row)
         self._count_unknown(rows)
-        wanted = [*ANSWER_OUTPUTS, *(name for name in REASON_OUTPUTS if name in self.session.outputs)]
+        wanted = [*self.answered, *(name for name in REASON_OUTPUTS if name in self.session.outputs)]
         answers: list[Arrays] = []
         picks: list[Picks] = []
         size = self.session.chunk_rows
@@ -168,9 +189,9 @@ class Scorer:
             chunk = rows.take(slice(start, start + size))
             found = self.session.run(chunk, wanted, alarm_rate)
             picks.append(writer.pick(chunk, found))
-            answers.append({name: found[name] for name in ANSWER_OUTPUTS})
+            answers.append({name: found[name] for name in self.answered})
         columns = {name: batch.column(name) for name in schema.names if name in self.carried(batch.schema.names)}
-        for name in ANSWER_OUTPUTS:
+        for name in self.answered:
             column = np.concatenate([chunk[name] for chunk in answers]) if answers else np.empty(0, np.float32)
             columns[name] = pa.array(exact(self.manifest, name, column))
         columns["reasons"] = writer.write(picks, batch)

@@ -45,6 +45,7 @@ class GraphSession:
             overhead.
         input_specs: Inputs of the graph.
         output_specs: Outputs of the graph, in its order.
+        has_groups: Whether the graph takes the optional input `group`.
 
     Raises:
         BundleError: ONNX Runtime does not accept the graph.
@@ -85,6 +86,7 @@ class GraphSession:
         self.output_specs = tuple(_spec(value) for value in self._session.get_outputs())
         self.inputs = tuple(spec.name for spec in self.input_specs)
         self.outputs = tuple(spec.name for spec in self.output_specs)
+        self.has_groups = any(value.name == "group" for value in self._session.get_overridable_initializers())
         self._only_wanted = ort.RunOptions()
         self._only_wanted.only_execute_path_to_fetches = True
         self._on_device = self.providers[0] != CPU
@@ -123,10 +125,12 @@ class GraphSession:
                 feeds[name] = self._filled_up(array)
         if alarm_rate is not None:
             feeds["alarm_rate"] = np.asarray(alarm_rate, dtype=np.float32)
+        if rows.group is not None and self.has_groups:
+            feeds["group"] = self._filled_up(rows.group)
         if not outputs:
             return {}
-        # An input with a default, as the alarm rate is, cannot be bound.
-        bound = self._on_device and alarm_rate is None
+        # An input with a default, as the alarm rate and the group are, cannot be bound.
+        bound = self._on_device and not feeds.keys() - set(self.inputs)
         found = self._run_bound(outputs, feeds) if bound else self._run(outputs, feeds)
         return {name: array[:n] for name, array in zip(outputs, found, strict=True)}
 
@@ -134,7 +138,7 @@ class GraphSession:
         lacking = -len(array) % self.alignment
         if not lacking:
             return array
-        return np.concatenate([array, np.zeros((lacking, array.shape[1]), dtype=array.dtype)])
+        return np.concatenate([array, np.zeros((lacking, *array.shape[1:]), dtype=array.dtype)])
 
     def _run(self, outputs: Sequence[str], feeds: Arrays) -> list[npt.NDArray[np.generic]]:
         return self._session.run(list(outputs), feeds, self._only_wanted)  # type: ignore[no-any-return]

@@ -9,7 +9,6 @@ import orjson
 import pyarrow as pa
 
 from anomvae.scoring.exact import exact
-from anomvae.scoring.scorer import ANSWER_OUTPUTS
 from anomvae.serving.cells import layout_of
 from anomvae.serving.exchange import ARROW_STREAM, JSON, Reply
 
@@ -20,9 +19,6 @@ if TYPE_CHECKING:
     from anomvae.serving.given import Given
     from anomvae.serving.model import ServedModel
     from anomvae.serving.wishes import Wishes
-
-_TAKEN = frozenset({*ANSWER_OUTPUTS, "reasons"})
-"""A carried column of such a name makes room for the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +64,7 @@ class Answering:
     def arrow(self, arrays: Arrays) -> Reply:
         """The answers as an Arrow stream; no column of reasons where none are asked for."""
         columns = {name: self.given.column(name) for name in self._carried()}
-        for name in ANSWER_OUTPUTS:
+        for name in self.model.answered:
             columns[name] = pa.array(exact(self.model.manifest, name, arrays[name]))
         if self.wishes.top:
             columns["reasons"] = self._reasons(arrays)
@@ -81,14 +77,15 @@ class Answering:
 
     def _records(self, arrays: Arrays, reasons: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
         columns = {name: self.given.cells(name) for name in self._carried()}
-        for name in ANSWER_OUTPUTS:
+        for name in self.model.answered:
             columns[name] = exact(self.model.manifest, name, arrays[name]).tolist()
         names = (*columns, "reasons")
         return [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), reasons, strict=True)]
 
     def _carried(self) -> list[str]:
-        """Identifier, time and group columns that the rows have, in the manifest's order."""
-        return [name for name in layout_of(self.model).carried if name not in _TAKEN and self.given.has(name)]
+        """Identifier, time and group columns that the rows have, in the manifest's order; answers of their names go before."""
+        taken = {*self.model.answered, "reasons"}
+        return [name for name in layout_of(self.model).carried if name not in taken and self.given.has(name)]
 
     def _picks(self, arrays: Arrays) -> Picks:
         return layout_of(self.model).writer(self.wishes.top).pick(self.rows, arrays)

@@ -16,7 +16,7 @@ from anomvae.errors import AnomvaeError, RequestError
 from anomvae.serving.docs_page import docs_page
 from anomvae.serving.exchange import JSON
 from anomvae.serving.http_front import MAX_BUFFERED_BYTES, HttpFront, told
-from anomvae.serving.metadata import model_config, model_metadata, repository_index, server_metadata
+from anomvae.serving.metadata import calibration_facts, model_config, model_metadata, repository_index, server_metadata
 from anomvae.serving.openapi import openapi
 
 if TYPE_CHECKING:
@@ -164,6 +164,7 @@ def _described(model: Any) -> dict[str, Any]:
         "decision": calibration.decision,
         "score_threshold": calibration.score_threshold,
         "reconstruction_threshold": calibration.reconstruction_threshold,
+        "calibration": calibration_facts(manifest),
         "created": manifest.provenance.created,
     }
 

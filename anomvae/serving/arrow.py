@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from anomvae.data.encoding import encode, require_columns
+from anomvae.data.encoding import encode_for, require_columns
 from anomvae.errors import CellError, RequestError, RequestTooLargeError
 from anomvae.serving.answers import Answering
 from anomvae.serving.arrow_messages import declared
@@ -111,7 +111,7 @@ def _needed(model: ServedModel, table: pa.Table, limits: ArrowLimits) -> pa.Tabl
     """The scored and carried columns, each in one piece, of types whose cells are single values."""
     layout, names = layout_of(model), table.schema.names
     require_columns(names, layout.manifest.columns)
-    wanted = [name for name in names if name in layout.scored or name in layout.carried]
+    wanted = [name for name in names if name in layout.read or name in layout.carried]
     twice = next((name for name in wanted if wanted.count(name) > 1), None)
     if twice is not None:
         raise RequestError(f"the stream holds column {twice!r} twice")
@@ -124,7 +124,7 @@ def _needed(model: ServedModel, table: pa.Table, limits: ArrowLimits) -> pa.Tabl
     if sum(_text_bytes(table.column(name)) for name in wanted) > limits.bytes_:
         raise RequestTooLargeError(f"the texts unfold to more than {limits.bytes_ >> 20:,} MiB; send them in parts")
     for place, name in enumerate(wanted):
-        if name in layout.scored and pa.types.is_string_view(table.column(name).type):  # Arrow takes no rows of views
+        if name in layout.read and pa.types.is_string_view(table.column(name).type):  # Arrow takes no rows of views
             table = table.set_column(place, name, pc.cast(table.column(name), pa.large_string()))
     try:
         return table.combine_chunks()
@@ -134,7 +134,7 @@ def _needed(model: ServedModel, table: pa.Table, limits: ArrowLimits) -> pa.Tabl
 
 def _encoded(model: ServedModel, table: pa.Table) -> EncodedRows:
     try:
-        return encode(table, model.manifest.columns)
+        return encode_for(table, model.manifest)
     except pa.ArrowException:
         raise CellError(
             "the rows hold cells that their columns cannot be; send numbers, text, dates or flags"

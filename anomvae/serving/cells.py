@@ -43,6 +43,7 @@ class Layout:
         categorical: Columns of the graph's `categorical` input.
         carried: Names of the columns that go along to the answers.
         scored: Names of the columns that are scored.
+        read: Names of the columns that are looked at: these and the groups', where groups have calibrations of their own.
     """
 
     def __init__(self, manifest: Manifest) -> None:
@@ -50,6 +51,9 @@ class Layout:
         self.numeric, self.categorical = manifest.numeric, manifest.categorical
         self.carried = manifest.carried
         self.scored = frozenset(column.name for column in manifest.columns)
+        group = manifest.calibration.group_column
+        self._group = None if group is None else _Lookup(group)
+        self.read = self.scored if group is None else self.scored | {group.name}
         self._lookups = tuple(_Lookup(column) for column in self.categorical)
         self._numbers = _picker([column.name for column in self.numeric])
         self._has_dates = any(column.origin is not None for column in self.numeric)
@@ -73,7 +77,7 @@ class Layout:
         if found is not None:
             return found  # also no records at all: they lack nothing
         names = dict.fromkeys(chain.from_iterable(records))
-        return self.encode_columns({name: cells_of(records, name) if name in self.scored else () for name in names})
+        return self.encode_columns({name: cells_of(records, name) if name in self.read else () for name in names})
 
     def encode_columns(self, columns: Mapping[str, Sequence[Any]]) -> EncodedRows:
         """Encodes rows that came column by column; the scored columns are all of one length.
@@ -91,7 +95,10 @@ class Layout:
                 numbers[:, j] = _numbers(columns[column.name], column)
         for j, lookup in enumerate(self._lookups):
             codes[:, j] = lookup.codes(columns[lookup.column.name])
-        return EncodedRows(numbers, codes)
+        group = self._group
+        told = None if group is None else columns.get(group.column.name)
+        groups = None if group is None or told is None else group.array(told)
+        return EncodedRows(numbers, codes, groups)
 
     def _plain_records(self, records: Sequence[Record]) -> EncodedRows | None:
         """Records that lack no key and hold plain numbers and words, all at once; None where one is otherwise."""
@@ -110,8 +117,9 @@ class Layout:
                 codes[:, j] = found
         except (KeyError, OverflowError):
             return None
+        group = None if self._group is None else self._group.array(cells_of(records, self._group.column.name))
         with np.errstate(over="ignore", invalid="ignore"):
-            return EncodedRows(numbers.astype(np.float32), codes)
+            return EncodedRows(numbers.astype(np.float32), codes, group)
 
 
 _LAYOUTS: WeakKeyDictionary[ServedModel, Layout] = WeakKeyDictionary()
@@ -126,7 +134,7 @@ def layout_of(model: ServedModel) -> Layout:
 
 
 def encode_cells(columns: Mapping[str, Sequence[Any]], manifest: Manifest) -> EncodedRows:
-    """Encodes cells as JSON holds them, just as :func:`anomvae.data.encoding.encode` does the same cells in Arrow.
+    """Encodes cells as JSON holds them, just as :func:`anomvae.data.encoding.encode_for` does the same cells in Arrow.
 
     Args:
         columns: Cells by column name, all columns of one length; None is missing.
@@ -218,6 +226,10 @@ class _Lookup:
         """Codes of any cells."""
         found = self.plain_codes(cells)
         return codes_of(arrow_cells(cells, self.column.name), self.column) if found is None else found
+
+    def array(self, cells: Sequence[Any]) -> npt.NDArray[np.int64]:
+        """The same as an array."""
+        return np.asarray(self.codes(cells), dtype=np.int64)
 
 
 def _numbers(cells: Sequence[Any], column: Column) -> npt.NDArray[np.float64]:

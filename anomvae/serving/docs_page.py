@@ -141,10 +141,27 @@ def _model(model: Document) -> str:
         f"<details{' open' if count <= _MOST_CATEGORIES else ''}><summary><strong>{escape(model['name'])}</strong> "
         f'<span class="soft">version {escape(model["version"])}, {count:,} columns</span></summary><div>'
         f"<p>Alarms on {100 * model['alarm_rate']:g} % of normal rows unless <code>alarm_rate</code> says otherwise; the "
-        f"smallest it supports is {_rounded_up(100 * model['smallest_alarm_rate'])}\u00a0%.{also}</p>"
+        f"smallest it supports is {_rounded_up(100 * model['smallest_alarm_rate'])}\u00a0%. {_calibration(model['calibration'])}{also}</p>"
         + _table(("column", "kind", "in training"), rows)
         + "</div></details>"
     )
+
+
+def _calibration(facts: Document) -> str:
+    """What verdicts rest on, in a sentence or two."""
+    parts = [f"Calibrated on {facts['rows']:,} rows" + (" again after its fit" if facts["recalibrated"] else "")]
+    if facts["alarms_per_day"] is not None:
+        parts.append(f"for {facts['alarms_per_day']:,.12g} alarms a day of {facts['rows_per_day']:,.12g} rows")
+    if facts["confidence"] is not None:
+        parts.append(f"with {100 * facts['confidence']:g}\u00a0% confidence")
+    said = " ".join(parts) + "."
+    if facts["tail"]:
+        said += " Below what its rows support p-values are extrapolated, and <code>tail</code> says where."
+    if facts["groups"]:
+        column = escape(facts["group_column"])
+        said += f" {facts['groups']:,} groups of <code>{column}</code> have calibrations of their own; of others "
+        said += "<code>pooled</code> is true."
+    return said
 
 
 def _range(column: Document) -> str:

@@ -12,7 +12,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
-from anomvae.data.encoding import encode
+from anomvae.data.encoding import encode_for
 from anomvae.data.text_cells import clean
 from anomvae.errors import CellError, RequestError, RequestTooLargeError
 from anomvae.serving.answers import Answering
@@ -182,11 +182,11 @@ def _read_csv(model: ServedModel, body: bytes, max_rows: int) -> Rows:
         raise RequestError("the header cannot be read without doubt; quote names that hold commas or quotes")
     refuse_too_many(table.num_rows, max_rows)
     layout = layout_of(model)
-    wanted = [name for name in names if name in layout.scored or name in layout.carried]
+    wanted = [name for name in names if name in layout.read or name in layout.carried]
     cleaned = {name: clean(table.column(name).combine_chunks()) for name in wanted}
     held = pa.table({**{name: pa.nulls(table.num_rows) for name in names if name not in cleaned}, **cleaned})
     try:
-        return encode(held, model.manifest.columns), GivenTable(held)
+        return encode_for(held, model.manifest), GivenTable(held)
     except pa.ArrowException:
         raise CellError("the rows hold cells that their columns cannot be") from None
 

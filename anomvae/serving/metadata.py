@@ -10,12 +10,14 @@ from anomvae.scoring.tensors import TensorSpec
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from anomvae.bundle import Manifest
     from anomvae.serving.model import ServedModel
 
 NAME = "anomvae"
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "parameters")
 PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"
 ALARM_RATE = TensorSpec("alarm_rate", "FP32", (1,))
+GROUP = TensorSpec("group", "INT64", (-1,))
 
 
 def server_metadata() -> dict[str, Any]:
@@ -40,18 +42,39 @@ def model_metadata(model: ServedModel) -> dict[str, Any]:
 
 
 def model_config(model: ServedModel) -> dict[str, Any]:
-    """Answer of `GET v2/models/{name}/config`, as Triton's clients read it; here `alarm_rate` is named too, as optional.
+    """Answer of `GET v2/models/{name}/config`, as Triton's clients read it.
 
+    Here `alarm_rate` is named too, as optional, and so is `group` where groups have calibrations of their own.
     `max_batch_size` is 0, which means that the rows are part of the shapes, not that there are none.
     """
+    optional = (ALARM_RATE,) if model.manifest.calibration.group_column is None else (ALARM_RATE, GROUP)
     inputs = [{**_configured(spec), "optional": False} for spec in model.inputs]
+    inputs += [{**_configured(spec), "optional": True} for spec in optional]
     return {
         "name": model.name,
         "platform": PLATFORM,
         "backend": BACKEND,
         "max_batch_size": 0,
-        "input": [*inputs, {**_configured(ALARM_RATE), "optional": True}],
+        "input": inputs,
         "output": [_configured(spec) for spec in model.outputs.values()],
+    }
+
+
+def calibration_facts(manifest: Manifest) -> dict[str, Any]:
+    """What a model's p-values and verdicts rest on; of groups the number alone, since their names are data."""
+    calibration = manifest.calibration
+    again = calibration.recalibrated
+    return {
+        "method": calibration.method,
+        "rows": calibration.rows,
+        "confidence": calibration.confidence,
+        "alarms_per_day": calibration.alarms_per_day,
+        "rows_per_day": calibration.rows_per_day,
+        "tail": calibration.tail is not None,
+        "group_column": calibration.by,
+        "groups": len(calibration.groups),
+        "groups_pooled": calibration.groups_pooled,
+        "recalibrated": None if again is None else again.created,
     }
 
 

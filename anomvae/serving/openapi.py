@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from anomvae import __version__
 from anomvae.serving import openapi_schemas as schemas
 from anomvae.serving.exchange import ARROW_STREAM, BINARY, JSON
-from anomvae.serving.openapi_schemas import FLAG, NUMBER_OR_NULL, TEXT
+from anomvae.serving.openapi_schemas import FLAG, TEXT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +62,7 @@ def openapi(models: Sequence[ServedModel], *, secured: bool, version: str = __ve
         "tags": [{"name": name} for name in (SCORE, V2, MLFLOW, WATCH, ABOUT)],
         "paths": {**_people(models), **_mlflow(models), **_v2(models), **_watch()},
         "components": {
-            "schemas": {"Error": schemas.ERROR, "Answers": _answers()},
+            "schemas": {"Error": schemas.ERROR, "Answers": _answers(models)},
             "responses": {str(code): _error(code) for code in ERRORS},
         },
         "x-models": [schemas.described(model) for model in models],
@@ -244,19 +244,11 @@ def _error(code: int) -> Document:
     return response
 
 
-def _answers() -> Document:
-    cell = {"type": ["number", "string", "boolean", "null"]}
-    reason = {"column": TEXT, "contribution": NUMBER_OR_NULL, "value": cell, "expected": cell}
-    numbers = ("score", "p_value", "reconstruction_error", "p_value_reconstruction")
-    answer = {
-        **dict.fromkeys(numbers, NUMBER_OR_NULL),
-        "alarm": FLAG,
-        "reasons": {"type": "array", "items": {"type": "object", "required": list(reason), "properties": reason}},
-    }
+def _answers(models: Sequence[ServedModel]) -> Document:
     told = {
         "model": TEXT,
         "version": TEXT,
         "alarm_rate": {"type": "number"},
-        "answers": {"type": "array", "items": {"type": "object", "required": list(answer), "properties": answer}},
+        "answers": {"type": "array", "items": schemas.answer_schema(models)},
     }
     return {"type": "object", "required": list(told), "properties": told}

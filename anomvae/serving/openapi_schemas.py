@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING, Any
 
-from anomvae.bundle.promise import least_share
 from anomvae.data.encoding import NUMBER_TYPE
-from anomvae.scoring.scorer import MAX_TOP
+from anomvae.scoring.exact import FLAGS
+from anomvae.scoring.scorer import MAX_TOP, answer_outputs
+from anomvae.serving.metadata import GROUP, calibration_facts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,16 +35,24 @@ OPTIONS: Schema = {
         "description": "Share of normal rows that may alarm, in place of the model's own.",
     },
 }
+MEANINGS = {
+    "score": "Negative log likelihood bound in nats; higher is stranger.",
+    "p_value": "Share of normal rows whose score is at least this strange.",
+    "reconstruction_error": "Mean squared error in scaled units; higher is stranger.",
+    "p_value_reconstruction": "Share of normal rows whose reconstruction error is at least this large.",
+    "p_value_verdict": "Share of normal rows at least this strange by both together: the verdict is held against it.",
+    "alarm": "The verdict.",
+    "tail": "The verdict's p-value is extrapolated: the row is stranger than all rows that calibrated.",
+    "pooled": "The row was held against the rows of all groups, since its group is not known or was too small.",
+}
+"""Of what an answer may hold for each row, in words."""
 _TYPES = {"FP32": ["number", "null"], "INT64": ["integer"], "BOOL": ["boolean"]}
 _DATATYPES = ["BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"]
 
 
 def options(models: Sequence[ServedModel]) -> Schema:
     """What a caller may ask for beside scores; alarm rates from the smallest on that any of the models supports."""
-    smallest = [
-        model.manifest.calibration.smallest_alarm_rate / least_share(1.0, model.manifest.calibration.decision)
-        for model in models
-    ]
+    smallest = [model.manifest.calibration.smallest_alarm_rate for model in models]
     if not smallest:
         return OPTIONS
     rate = {key: value for key, value in OPTIONS["alarm_rate"].items() if key != "exclusiveMinimum"}
@@ -104,7 +113,7 @@ def infer_schema(models: Sequence[ServedModel]) -> Schema:
         "type": "object",
         "required": ["name", "shape", "datatype"],
         "properties": {
-            "name": {**TEXT, "description": "`numeric`, `categorical`, `alarm_rate`, or the names of the columns."},
+            "name": {**TEXT, "description": f"{_inputs(models)}, or the names of the columns."},
             "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "maxItems": 2},
             "datatype": {"enum": [*_DATATYPES, "BYTES"]},
             "parameters": {"type": "object"},
@@ -160,6 +169,7 @@ def described(model: ServedModel) -> dict[str, Any]:
         "alarm_rate": model.manifest.calibration.alarm_rate,
         "smallest_alarm_rate": rounded(model.manifest.calibration.smallest_alarm_rate),
         "carried": list(model.manifest.carried),
+        "calibration": calibration_facts(model.manifest),
         "columns": [
             {
                 "name": column.name,
@@ -172,6 +182,17 @@ def described(model: ServedModel) -> dict[str, Any]:
             for column in model.manifest.columns
         ],
     }
+
+
+def answer_schema(models: Sequence[ServedModel]) -> Schema:
+    """What a row is answered with; beside it stand the carried columns."""
+    cell = {"type": ["number", "string", "boolean", "null"]}
+    reason = {"column": TEXT, "contribution": NUMBER_OR_NULL, "value": cell, "expected": cell}
+    reasons = {"type": "array", "items": {"type": "object", "required": list(reason), "properties": reason}}
+    names = answer_outputs({name for model in models for name in model.outputs} or MEANINGS)
+    answer = {name: {**(FLAG if name in FLAGS else NUMBER_OR_NULL), "description": MEANINGS[name]} for name in names}
+    always = [name for name in names if all(name in model.outputs for model in models)] if models else []
+    return {"type": "object", "required": [*always, "reasons"], "properties": {**answer, "reasons": reasons}}
 
 
 def tensor_schema() -> Schema:
@@ -198,6 +219,13 @@ def rounded(number: float | None) -> float | None:
         61.5
     """
     return None if number is None else float(f"{number:.3g}")
+
+
+def _inputs(models: Sequence[ServedModel]) -> str:
+    """The graph's inputs in words."""
+    grouped = any(model.manifest.calibration.group_column is not None for model in models)
+    names = ("numeric", "categorical", "alarm_rate", *((GROUP.name,) if grouped else ()))
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _closed(required: Schema, optional: Schema) -> Schema:

@@ -9,21 +9,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-import numpy as np
-
 from anomvae.errors import DeadlineError, InputError, OverloadedError, StoppingError
 from anomvae.scoring.batcher import TOO_LATE
 from anomvae.scoring.jobs import Job, Promise
 from anomvae.serving.permits import Permit
 from anomvae.serving.shadow import Shadow
 from anomvae.serving.status import status_of
+from anomvae.serving.watch import RowWatch
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
+    import numpy as np
     import numpy.typing as npt
 
-    from anomvae.data.encoding import EncodedRows
     from anomvae.observability import Log, Metrics
     from anomvae.scoring.batcher import Batcher
     from anomvae.scoring.jobs import Answered, Watch
@@ -106,7 +105,7 @@ class Service:
         self.stopping = False
         self.draining = False
         self._codecs = ThreadPoolExecutor(max(1, batcher.threads), thread_name_prefix="codec")
-        self._watches: WeakKeyDictionary[ServedModel, tuple[Watch, Watch]] = WeakKeyDictionary()
+        self._watches: WeakKeyDictionary[ServedModel, RowWatch] = WeakKeyDictionary()
         self.requests = 0
         metrics.inflight_limit(self.rows.limit)
         metrics.follow_inflight(lambda: self.requests, lambda: self.rows.used)
@@ -268,11 +267,12 @@ class Service:
 
     def watch_of(self, model: ServedModel, *, own_rate: bool) -> Watch:
         """What notes a batch's rows and answers, on the thread that ran it."""
-        watches = self._watches.get(model)
-        if watches is None:
-            watches = _watch(model, self.metrics, own_rate=False), _watch(model, self.metrics, own_rate=True)
-            self._watches[model] = watches
-        return watches[own_rate]
+        watch = self._watches.get(model)
+        if watch is None:
+            watch = self._watches[model] = RowWatch(model, self.metrics)
+            if model in self.models.current:  # and was not replaced since the request was read
+                self.metrics.follow_calibration(model.name, watch.trust)
+        return watch.at_own_rate if own_rate else watch.at_another_rate
 
 
 class _Ticket:
@@ -370,30 +370,3 @@ def _code(protocol: str, error: BaseException) -> str:
         return "499"
     status = status_of(error)
     return status.grpc if protocol == "grpc" else str(status.http)
-
-
-def _watch(model: ServedModel, metrics: Metrics, *, own_rate: bool) -> Watch:
-    """Notes rows; verdicts only at the model's own alarm rate, since one at another says nothing of the stated one."""
-    name, manifest = model.name, model.manifest  # not the model: a watch must not keep it
-    threshold = manifest.calibration.score_threshold
-    unknown = np.array([column.unknown_code for column in manifest.categorical], dtype=np.int64)
-    missing = np.array(
-        [-1 if column.missing_code is None else column.missing_code for column in manifest.categorical], dtype=np.int64
-    )
-
-    def watch(rows: EncodedRows, found: Mapping[str, Any]) -> None:
-        metrics.rows(
-            name,
-            scores=found.get("score"),
-            p_values=found.get("p_value"),
-            alarms=found.get("alarm") if own_rate else None,
-            threshold=threshold,
-        )
-        gone, strange = int(np.count_nonzero(np.isnan(rows.numeric))), 0
-        if len(unknown):
-            gone += int(np.count_nonzero(rows.categorical == missing))
-            strange = int(np.count_nonzero(rows.categorical == unknown))
-        if gone or strange:
-            metrics.cells(name, missing=gone, unknown=strange)
-
-    return watch

@@ -31,7 +31,10 @@ TIMEOUT_S = 5.0
 
 
 class Translation:
-    """Turns rows encoded for one detector into rows encoded for another: other column order, categories and date origins.
+    """Turns rows encoded for one detector into rows encoded for another: other column order, categories, date origins, groups.
+
+    Groups are known again by name. Where the target's are those of another column, nothing is known of them, and its pooled
+    calibration judges all rows.
 
     Args:
         source: The detector the rows were encoded for.
@@ -56,12 +59,18 @@ class Translation:
             (categorical[column.name], _codes(source.categorical[categorical[column.name]], column))
             for column in target.categorical
         ]
+        self._groups = _group_numbers(source, target)
 
     def __call__(self, rows: EncodedRows) -> EncodedRows:
         """The same rows, encoded for the target."""
         codes = [table[rows.categorical[:, place]] for place, table in self._codes]
         categorical = np.stack(codes, axis=1) if codes else np.empty((len(rows), 0), dtype=np.int64)
-        return EncodedRows(rows.numeric[:, self._numbers] + self._shift, categorical)
+        group = None
+        if self._groups is not None and rows.group is not None:
+            others = len(self._groups) - 1
+            known = (rows.group >= 0) & (rows.group < others)
+            group = self._groups[np.where(known, rows.group, others)]
+        return EncodedRows(rows.numeric[:, self._numbers] + self._shift, categorical, group)
 
 
 class Shadow:
@@ -134,6 +143,12 @@ def _days_between(source: Column, target: Column) -> float:
     return (
         dt.datetime.fromisoformat(source.origin) - dt.datetime.fromisoformat(target.origin)
     ).total_seconds() / 86_400
+
+
+def _group_numbers(source: Manifest, target: Manifest) -> npt.NDArray[np.int64] | None:
+    """Number of a group in the target by that in the source, groups without a number last; None: none can be known."""
+    here, there = source.calibration.group_column, target.calibration.group_column
+    return None if here is None or there is None or here.name != there.name else _codes(here, there)
 
 
 def _codes(source: Column, target: Column) -> npt.NDArray[np.int64]:

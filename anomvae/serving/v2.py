@@ -30,8 +30,9 @@ def decode_infer(model: ServedModel, body: bytes, headers: Mapping[str, str], *,
     """Decodes the body of `POST v2/models/{name}/infer`.
 
     Inputs are the graph's: `numeric` ``[n, d]``, any datatype of numbers, null or NaN where missing; `categorical`
-    ``[n, c]``, codes of the manifest's categories; and `alarm_rate`, one number, if not the model's own. Or they are the
-    detector's columns, one input each; see :func:`~anomvae.serving.v2_columns.rows_by_column`.
+    ``[n, c]``, codes of the manifest's categories; `alarm_rate`, one number, if not the model's own; and, where groups have
+    calibrations of their own, `group` ``[n]`` or ``[1]``, their numbers in the manifest, any other meaning none of them. Or they
+    are the detector's columns, one input each; see :func:`~anomvae.serving.v2_columns.rows_by_column`.
 
     Outputs are the graph's: those named, or all. Where an answer is JSON, an output that is not finite is null, since
     JSON has no word for it; ask for binary data where that matters.

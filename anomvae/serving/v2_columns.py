@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from anomvae.data.encoding import EncodedRows, encode
+from anomvae.data.encoding import EncodedRows, encode_for
 from anomvae.errors import CellError, RequestError, RowError
 from anomvae.serving.datatypes import BYTES, LONGEST_NAME, quoted
 
@@ -22,7 +22,8 @@ def rows_by_column(manifest: Manifest, tensors: Mapping[str, Tensor]) -> Encoded
     """Encodes one input a column, as a table's rows are encoded.
 
     Columns may come in any order and with any datatype: `BYTES` for text, dates included; numbers also as text, categories
-    also as numbers. Columns that the detector knows and does not score may come along and are not read.
+    also as numbers. The column of the groups may come too, where they have calibrations of their own. Columns that the detector
+    knows and does not score may come along and are not read.
 
     Args:
         manifest: Its columns.
@@ -32,10 +33,11 @@ def rows_by_column(manifest: Manifest, tensors: Mapping[str, Tensor]) -> Encoded
         RequestError: A shape, datatype or cell cannot be read, or a name is not known.
         RowError: Columns are missing, differ in length, or hold what they cannot be.
     """
-    known = {column.name for column in manifest.columns}
-    unread = {column.name for column in manifest.left_out}
+    needed, group = {column.name for column in manifest.columns}, manifest.calibration.group_column
+    known = needed if group is None else needed | {group.name}
+    unread = {column.name for column in manifest.left_out}.union(manifest.carried) - known
     for name in tensors:
-        if name not in known and name not in unread and known <= tensors.keys():
+        if name not in known and name not in unread and needed <= tensors.keys():
             raise RequestError(
                 f"input {quoted(name)} is neither a tensor of model {manifest.name!r} nor one of its columns"
             )
@@ -46,7 +48,7 @@ def rows_by_column(manifest: Manifest, tensors: Mapping[str, Tensor]) -> Encoded
     for name in scored.keys() - known:  # one may be a column renamed: the error about the missing one names it
         columns.setdefault(name[:LONGEST_NAME], pa.nulls(n))
     try:
-        return encode(pa.table(columns), manifest.columns)
+        return encode_for(pa.table(columns), manifest)
     except pa.ArrowException:
         raise CellError("a column holds cells that cannot be turned into what the detector expects of it") from None
 

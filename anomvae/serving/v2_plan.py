@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from anomvae.serving.model import ServedModel
     from anomvae.serving.v2_tensors import Tensor
 
-ALARM_RATE = "alarm_rate"
+ALARM_RATE, GROUP = "alarm_rate", "group"
 NUMERIC, CATEGORICAL = "numeric", "categorical"
 MICROSECONDS = 1e6
 
@@ -54,11 +55,14 @@ class InferPlan:
         self._manifest = manifest
         self._outputs = tuple(model.outputs)
         self._inputs = {spec.name for spec in model.inputs}
-        self._tensors = self._inputs | {ALARM_RATE}
+        group = manifest.calibration.group_column
+        self._group_column = None if group is None else group.name
+        self._tensors = self._inputs | ({ALARM_RATE} if group is None else {ALARM_RATE, GROUP})
         self._numeric = tuple(column.name for column in manifest.numeric)
         self._categorical = tuple(column.name for column in manifest.categorical)
         self._n_codes = np.array([column.n_codes for column in manifest.categorical], dtype=np.uint64)
         self._columns = {column.name for column in manifest.columns} | {column.name for column in manifest.left_out}
+        self._columns.update(manifest.carried)
 
     def understand(
         self,
@@ -94,8 +98,12 @@ class InferPlan:
         if by_name.keys() <= self._tensors:
             if ALARM_RATE in by_name:
                 rate = _rate_of(by_name.pop(ALARM_RATE), rate)
+            group = by_name.pop(GROUP, None)
             rows = self._rows(by_name)
+            rows = rows if group is None else replace(rows, group=_groups_of(group, len(rows)))
         else:
+            if GROUP in by_name and GROUP not in self._columns:
+                raise self._no_group_here()
             if ALARM_RATE in by_name and ALARM_RATE not in self._columns:
                 rate = _rate_of(by_name.pop(ALARM_RATE), rate)
             rows = rows_by_column(self._manifest, by_name)
@@ -112,6 +120,16 @@ class InferPlan:
         if len(set(names)) != len(names):
             raise RequestError("an output is asked for twice; name each at most once")
         return tuple(names)
+
+    def _no_group_here(self) -> RequestError:
+        if self._group_column is None:
+            return RequestError(
+                f"model {self._name!r} has no groups with calibrations of their own; leave out input {GROUP!r}"
+            )
+        return RequestError(
+            f"input {GROUP!r} goes with {' and '.join(sorted(self._inputs, reverse=True))}; beside columns send that of the "
+            f"groups, {self._group_column!r}"
+        )
 
     def _rows(self, tensors: Mapping[str, Tensor]) -> EncodedRows:
         """Rows from the graph's own tensors."""
@@ -193,6 +211,16 @@ def _timeout_s(parameters: Mapping[str, Any]) -> float | None:
     if not 0 < timeout < float("inf"):
         raise SettingError("parameter 'timeout' is a time in microseconds, and not negative")
     return timeout / MICROSECONDS
+
+
+def _groups_of(tensor: Tensor, n: int) -> npt.NDArray[np.int64]:
+    """The input `group`: a number a row, or one for all."""
+    if tensor.shape not in ((n,), (1,)):
+        raise RowError(f"input {GROUP!r} has shape {list(tensor.shape)}; beside {n:,} rows it takes [{n}] or [1]")
+    found = tensor.numbers()
+    if found.dtype.kind == "f":
+        raise RowError(f"input {GROUP!r} has datatype {tensor.datatype}; numbers of groups are whole, send INT64")
+    return np.full(n, found[0], dtype=np.int64) if tensor.shape == (1,) else found.astype(np.int64, copy=False)
 
 
 def _rate_of(tensor: Tensor, other: float | None) -> float:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from anomvae.errors import RequestError, RequestTooLargeError, SettingError
 from anomvae.scoring.rates import asked_rate
 from anomvae.scoring.reasons import REASON_OUTPUTS
-from anomvae.scoring.scorer import ANSWER_OUTPUTS, MAX_TOP
+from anomvae.scoring.scorer import MAX_TOP
 from anomvae.serving.exchange import ARROW_STREAM, JSON
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Wishes:
     def outputs(self, model: ServedModel) -> tuple[str, ...]:
         """Outputs of the graph that the answer takes."""
         more = [name for name in REASON_OUTPUTS if name in model.outputs] if self.top else []
-        return (*ANSWER_OUTPUTS, *more)
+        return (*model.answered, *more)
 
     def rate_in_force(self, model: ServedModel) -> float:
         """The share of normal rows that may alarm in this answer."""

@@ -18,7 +18,7 @@ from anomvae.bundle.folder import MANIFEST
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from anomvae.bundle import Bundle, Manifest, TrainingRecord
+    from anomvae.bundle import Bundle, Calibration, Manifest, TrainingRecord
 
 _FORBIDDEN = re.compile(r"[^\w\-. :/]", re.ASCII)  # in names of parameters and metrics
 _MOST_PARAMS, _MOST_METRICS = 100, 900  # MLflow takes 100 and 1000 a call
@@ -60,7 +60,8 @@ def dataset_digest(manifest: Manifest) -> str:
 
 def make_tags(bundle: Bundle) -> dict[str, str]:
     """Tags of the run, the model and its version: enough to list models without fetching them."""
-    manifest = bundle.manifest
+    manifest, calibration = bundle.manifest, bundle.manifest.calibration
+    sure = {} if calibration.confidence is None else {"anomvae.confidence": repr(calibration.confidence)}
     return {
         "anomvae.version": metadata.version("anomvae"),
         "anomvae.kind": manifest.kind,
@@ -68,15 +69,29 @@ def make_tags(bundle: Bundle) -> dict[str, str]:
         "anomvae.format_version": str(manifest.format_version),
         "anomvae.bundle_sha256": bundle_digest(bundle),
         "anomvae.data_digest": manifest.provenance.digest,
-        "anomvae.alarm_rate": repr(manifest.calibration.alarm_rate),
-        "anomvae.calibration_rows": str(manifest.calibration.rows),
+        "anomvae.alarm_rate": repr(calibration.alarm_rate),
+        "anomvae.calibration": calibration.method,
+        "anomvae.calibration_rows": str(calibration.rows),
+        "anomvae.decision": calibration.decision,
+        "anomvae.tail": str(calibration.tail is not None),
+        "anomvae.groups": str(len(calibration.groups)),
+        **sure,
         "anomvae.fitted": manifest.provenance.created,
     }
 
 
-def make_params(record: TrainingRecord) -> Iterator[list[Param]]:
-    """All parameters, in batches that MLflow takes at once."""
-    params = (Param(_key(name), str(value)[:_LONGEST_VALUE]) for name, value in record.parameters.items())
+def make_params(calibration: Calibration, record: TrainingRecord) -> Iterator[list[Param]]:
+    """All parameters, and what the calibration was asked for, in batches that MLflow takes at once; no group's name."""
+    asked = {
+        "calibration": calibration.method,
+        "calibration.confidence": calibration.confidence,
+        "calibration.alarms_per_day": calibration.alarms_per_day,
+        "calibration.rows_per_day": calibration.rows_per_day,
+        "calibration.tail": calibration.tail is not None,
+        "calibration.by": calibration.by,
+    }
+    parameters = {**{name: value for name, value in asked.items() if value is not None}, **record.parameters}
+    params = (Param(_key(name), str(value)[:_LONGEST_VALUE]) for name, value in parameters.items())
     return _batches(params, _MOST_PARAMS)
 
 
@@ -95,8 +110,16 @@ def make_curves(record: TrainingRecord, times: Times) -> Iterator[list[Metric]]:
     return _batches(points, _MOST_METRICS)
 
 
-def make_metrics(record: TrainingRecord, times: Times, dataset: Dataset, model_id: str) -> Iterator[list[Metric]]:
+def make_metrics(
+    calibration: Calibration, record: TrainingRecord, times: Times, dataset: Dataset, model_id: str
+) -> Iterator[list[Metric]]:
     """The outcomes, tied to the model and the data set, at the last step of the curves; in batches."""
+    found = {
+        "calibration_rows": calibration.rows,
+        "smallest_alarm_rate": calibration.smallest_alarm_rate,
+    }
+    if calibration.by is not None:
+        found |= {"calibration_groups": len(calibration.groups), "calibration_groups_pooled": calibration.groups_pooled}
     step = round(max(record.curves.get("step", [0]), default=0))
     outcomes = (
         Metric(
@@ -108,7 +131,7 @@ def make_metrics(record: TrainingRecord, times: Times, dataset: Dataset, model_i
             dataset_name=dataset.name,
             dataset_digest=dataset.digest,
         )
-        for name, value in {**record.metrics, **record.evaluation}.items()
+        for name, value in {**found, **record.metrics, **record.evaluation}.items()
     )
     return _batches(outcomes, _MOST_METRICS)
 

@@ -39,8 +39,9 @@ class FrameScorer:
             params: `top`, the reasons a row gets, and `alarm_rate`, the share of normal rows that may alarm.
 
         Returns:
-            A row each: identifiers, `score`, `p_value`, `reconstruction_error`, `p_value_reconstruction`, `alarm` and
-            `reasons`, a list of what each column adds.
+            A row each: identifiers, `score`, `p_value`, `reconstruction_error`, `p_value_reconstruction`, `alarm`, `tail` and
+            `reasons`, a list of what each column adds; with both scores in the verdict also `p_value_verdict`, with groups
+            also `pooled`.
 
         Raises:
             RowError: The rows do not fit the detector.

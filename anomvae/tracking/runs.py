@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Dataset
 
-    from anomvae.bundle import Bundle, TrainingRecord
+    from anomvae.bundle import Bundle, Calibration, TrainingRecord
 
 _PAGES = ("report.html", "card.md", RECORD)
 _LONGEST_MODEL_PARAM = 5000
@@ -118,15 +118,29 @@ class _Fit:
     tags: dict[str, str]
     note: str
 
+    @property
+    def calibration(self) -> Calibration:
+        """What its verdicts rest on."""
+        return self.bundle.manifest.calibration
+
     @classmethod
     def of(cls, bundle: Bundle, name: str) -> _Fit:
         manifest = bundle.manifest
         note = (
             f"{manifest.model} on {len(manifest.columns)} columns of {manifest.provenance.rows} rows, calibrated on "
-            f"{manifest.calibration.rows} rows to alarm on {manifest.calibration.alarm_rate:.4g} of normal rows."
+            f"{_promise(manifest.calibration)}."
         )
         record, times, dataset = bundle.read_record(), Times.of(manifest), make_dataset(manifest)
         return cls(bundle, name, record, times, dataset, make_tags(bundle), note)
+
+
+def _promise(calibration: Calibration) -> str:
+    said = f"{calibration.rows} rows to alarm on {calibration.alarm_rate:.4g} of normal rows"
+    if calibration.confidence is not None:
+        said += f" with {100 * calibration.confidence:g} % confidence"
+    if calibration.groups:
+        said += f", {len(calibration.groups)} groups each on its own"
+    return said + (", by a fitted tail where its rows do not suffice" if calibration.tail is not None else "")
 
 
 def _find_experiment(session: Session, name: str) -> str:
@@ -165,7 +179,7 @@ def _run(session: Session, experiment_id: str, fit: _Fit) -> Iterator[str]:
 
 def _log_contents(client: MlflowClient, run_id: str, fit: _Fit) -> None:
     """Logs all that the run shows."""
-    for params in make_params(fit.record):
+    for params in make_params(fit.calibration, fit.record):
         client.log_batch(run_id, params=params)
     for points in make_curves(fit.record, fit.times):
         client.log_batch(run_id, metrics=points)
@@ -178,12 +192,16 @@ def _log_contents(client: MlflowClient, run_id: str, fit: _Fit) -> None:
 
 def _log_model(client: MlflowClient, experiment_id: str, run_id: str, fit: _Fit) -> str:
     """Logs the model with the outcomes; returns its id."""
-    params = {param.key: param.value[:_LONGEST_MODEL_PARAM] for batch in make_params(fit.record) for param in batch}
+    params = {
+        param.key: param.value[:_LONGEST_MODEL_PARAM]
+        for batch in make_params(fit.calibration, fit.record)
+        for param in batch
+    }
     made = client.create_logged_model(experiment_id, fit.name, run_id, fit.tags, params, "anomvae")
     model_id = str(made.model_id)
     try:
         client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
-        for metrics in make_metrics(fit.record, fit.times, fit.dataset, model_id):
+        for metrics in make_metrics(fit.calibration, fit.record, fit.times, fit.dataset, model_id):
             client.log_batch(run_id, metrics=metrics)
         model = Model(artifact_path=made.artifact_location, run_id=run_id, model_uuid=model_id, model_id=model_id)
         with tempfile.TemporaryDirectory(prefix="anomvae-") as staging:

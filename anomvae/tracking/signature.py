@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from anomvae.bundle import Column, Manifest
 
 _ANY = AnyType()  # type: ignore[no-untyped-call]  # MLflow leaves this constructor untyped
-OUTPUTS = ("score", "p_value", "reconstruction_error", "p_value_reconstruction")
-"""Columns of numbers in the answers, in order."""
+NUMBERS = ("score", "p_value", "reconstruction_error", "p_value_reconstruction", "p_value_verdict")
+"""Columns of numbers in the answers, in order; the last only where both scores give the verdict."""
+FLAGS = ("alarm", "tail", "pooled")
+"""Columns of flags after them; the last only with groups, and bundles of format 1 have the first alone."""
 
 
 def make_signature(manifest: Manifest) -> ModelSignature:
     """The signature of the detector as a `python_function`.
 
-    All inputs are optional, since a cell may be missing. MLflow refuses whole numbers for `double`, 0/1 for
+    All inputs are optional, since a cell may be missing, and a group need not be told. MLflow refuses whole numbers for `double`, 0/1 for
     `boolean` and pandas categories for `string`; such columns are therefore of its type `any`, and the scorer judges
     them.
 
@@ -34,10 +36,11 @@ def make_signature(manifest: Manifest) -> ModelSignature:
         ColSpec(_input_type(column), column.name, required=False) for column in manifest.columns
     ]
     inputs += [ColSpec(_ANY, name, required=False) for name in manifest.carried]
+    answered = _answered(manifest)
     outputs: list[ColSpec | TensorSpec] = [
         *(ColSpec(_ANY, name, required=False) for name in manifest.carried),
-        *(ColSpec(DataType.double, name) for name in OUTPUTS),
-        ColSpec(DataType.boolean, "alarm"),
+        *(ColSpec(DataType.double, name) for name in NUMBERS if name in answered),
+        *(ColSpec(DataType.boolean, name) for name in FLAGS if name in answered),
         ColSpec(Array(_reason_type(manifest)), "reasons"),
     ]
     params = ParamSchema(
@@ -59,6 +62,16 @@ def make_example(manifest: Manifest) -> pd.DataFrame:
         A frame of one row with the scored columns.
     """
     return pd.DataFrame({column.name: [_example_cell(column)] for column in manifest.columns})
+
+
+def _answered(manifest: Manifest) -> set[str]:
+    """Columns of the answers; the graph would tell, but logging a bundle does not start ONNX Runtime."""
+    left_out = {
+        "p_value_verdict": manifest.calibration.decision != "both",
+        "tail": manifest.format_version == 1,
+        "pooled": not manifest.calibration.groups,
+    }
+    return {name for name in (*NUMBERS, *FLAGS) if not left_out.get(name)}
 
 
 def _input_type(column: Column) -> DataType | AnyType:

@@ -71,34 +71,50 @@ class Drawn(NamedTuple):
     Attributes:
         rows: E prepared rows.
         own: True where an exemplar is the row itself, shape ``(n, E)``.
+        positions: Which rows they are, shape ``(E,)``.
     """
 
     rows: Rows
     own: Tensor
+    positions: Tensor
 
 
 class ExemplarPool:
     """The training rows that serve as exemplars while the weights are fitted.
 
     For every training row its 8 nearest exemplars are found once; a step holds each of its rows against 2 of them and
-    those of its batch-mates.
+    those of its batch-mates. Under K folds each fold has exemplars of its own, and of each a row keeps the nearest 8 / K:
+    what is drawn from a fold says nothing of any other, so a network that skips a fold's exemplars has not met its rows.
 
     Args:
         rows: All training rows.
         count: Exemplars.
         seed: Seed of the choice.
+        folds: Fold of each row, on the CPU, shape ``(n,)``; None: all rows are one.
     """
 
-    def __init__(self, rows: StoredRows, count: int, seed: int) -> None:
+    def __init__(self, rows: StoredRows, count: int, seed: int, folds: Tensor | None = None) -> None:
         self.rows = rows
         n = len(rows.observed)
         device = rows.x.device
         points = torch.cat(
             [points_of(rows.take(torch.arange(i, min(n, i + CHUNK), device=device))) for i in range(0, n, CHUNK)]
         )
-        chosen = cover(points, count, torch.Generator().manual_seed(seed + 2))
-        self.positions = chosen.to(device)
-        self.near = _nearest(points, chosen).to(device)
+        folds = torch.zeros(n, dtype=torch.int64) if folds is None else folds
+        kept = int(folds.max()) + 1
+        each = max(1, NEAREST // kept)
+        positions: list[Tensor] = []
+        near: list[Tensor] = []
+        for fold in range(kept):
+            members = torch.nonzero(folds == fold)[:, 0]
+            share = max(2, round(count * len(members) / n))
+            chosen = members[cover(points[members], share, torch.Generator().manual_seed(seed + 2))]
+            found = _nearest(points, chosen, each)
+            if kept > 1:  # as many of every fold, lest one fold's rows decide what is drawn from another
+                found = found[:, torch.arange(each) % found.shape[1]]
+            near.append(found + sum(map(len, positions)))
+            positions.append(chosen)
+        self.positions, self.near = torch.cat(positions).to(device), torch.cat(near, dim=1).to(device)
 
     def draw(self, batch: Tensor, generator: torch.Generator) -> Drawn:
         """Exemplars for a step.
@@ -111,17 +127,17 @@ class ExemplarPool:
         pick = torch.randint(self.near.shape[1], shape, generator=generator, device=batch.device)
         drawn = self.positions[self.near[batch].gather(1, pick).flatten()]
         own = (batch[:, None] == drawn) & (len(self.positions) > 1)  # one exemplar stands for copies of itself
-        return Drawn(self.rows.take(drawn), own)
+        return Drawn(self.rows.take(drawn), own, drawn)
 
     def encode(self, model: TableVAE) -> Exemplars:
         """All of them with the weights as they are."""
         return encode_exemplars(model, self.rows.take(self.positions))
 
 
-def _nearest(points: Tensor, chosen: Tensor) -> Tensor:
-    """For every point its nearest others among the chosen, shape ``(n, at most 8)``: positions among the chosen."""
+def _nearest(points: Tensor, chosen: Tensor, most: int) -> Tensor:
+    """For every point its nearest others among the chosen, shape ``(n, at most `most`)``: positions among the chosen."""
     exemplars = points.index_select(0, chosen)
-    count = min(NEAREST, len(chosen) - 1)
+    count = min(most, len(chosen) - 1)
     found = []
     for start in range(0, len(points), CHUNK):
         part = points[start : start + CHUNK]

@@ -15,13 +15,14 @@ from anomvae.errors import SettingError
 from anomvae.vae.exemplars import ExemplarPrior
 from anomvae.vae.objective import (
     Noise,
+    bound_of_rows,
     draw_noise,
     exemplar_objective,
-    exemplar_prior,
     objective,
     shrinkage,
     store_pseudo_rows,
 )
+from anomvae.vae.stack import QUICK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -116,6 +117,102 @@ def cpu_threads(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+class Learner(Protocol):
+    """What a course teaches: one network, or several in lock-step.
+
+    Attributes:
+        optimiser: Its groups carry a `factor` on the common rate.
+        generator: Source of every draw.
+    """
+
+    optimiser: torch.optim.Optimizer
+    generator: torch.Generator
+
+    def descend(self, batch: Tensor) -> Tensor:
+        """Takes one step on rows by position; their mean objective before it, nats."""
+
+    def bound(self) -> float:
+        """The objective on rows not trained on, nats; infinite where it is no number."""
+
+    def keep(self) -> None:
+        """Remembers the weights as they are."""
+
+
+class Course:
+    """Steps, looks at the bound, and when to stop.
+
+    Args:
+        learner: What is taught.
+        rows: Training rows.
+        between_checks: Most steps between two looks.
+        settings: How.
+        hooks: Told of every step and check.
+    """
+
+    def __init__(
+        self, learner: Learner, rows: int, between_checks: int, settings: TrainingSettings, hooks: Sequence[Hook]
+    ) -> None:
+        self.learner, self.n, self.settings, self.hooks = learner, rows, settings, hooks
+        self.batch = settings.batch_of(rows)
+        self.every = max(25, min(between_checks, math.ceil(rows / self.batch)))
+        self.batches = _batches(rows, self.batch, learner.generator)
+        self.history = History()
+        self.best, self.stale, self.rate = math.inf, 0, 0.0
+        self.recent, self.checked_at = torch.zeros((), device=learner.generator.device), 0
+        self.started = time.monotonic()
+
+    def run(self) -> History:
+        """Trains; the learner has kept the best weights. A keyboard interrupt ends it early and cleanly."""
+        try:
+            for step in range(1, self.settings.steps + 1):
+                self._step(step)
+                if step % self.every == 0 or step == self.settings.steps:
+                    self._check()
+                    if not math.isfinite(self.history.checks[-1].validation_loss):
+                        self.history.stopped = "diverged"
+                        break
+                if self.stale >= self.settings.patience:
+                    self.history.stopped = "no_gain"
+                    break
+        except KeyboardInterrupt:
+            self.history.stopped = "interrupted"
+        if not self.history.checks:
+            self._check()
+        return self.history
+
+    def _step(self, step: int) -> None:
+        self.rate = _set_rate(self.learner.optimiser, step, self.settings)
+        self.recent += self.learner.descend(next(self.batches))
+        self.history.steps = step
+        for hook in self.hooks:
+            hook.on_step(step, self.settings.steps, self.batch)
+
+    def _check(self) -> None:
+        """Looks at the bound and keeps the weights if they are the best so far."""
+        bound = self.learner.bound()
+        step, taken = self.history.steps, max(1, self.history.steps - self.checked_at)
+        is_best = bound < self.best or not self.history.checks
+        self.stale = 0 if bound < self.best - self.settings.min_gain else self.stale + 1
+        if is_best:
+            self.best = bound
+            if math.isfinite(bound):
+                self.learner.keep()
+        check = Check(
+            step=step,
+            epoch=step * self.batch / self.n,
+            train_loss=self.recent.item() / taken,
+            validation_loss=bound,
+            learning_rate=self.rate,
+            seconds=time.monotonic() - self.started,
+            best=is_best,
+        )
+        self.recent.zero_()
+        self.checked_at = step
+        self.history.checks.append(check)
+        for hook in self.hooks:
+            hook.on_check(check)
+
+
 def train(
     model: TableVAE,
     train_rows: Rows | StoredRows,
@@ -136,29 +233,15 @@ def train(
         hooks: Told of every step and check.
         pool: The exemplars to train against; for a model with an exemplar prior, and only for it.
     """
-    run = _Run(model, train_rows, validation_rows, settings, hooks, pool)
-    try:
-        for step in range(1, settings.steps + 1):
-            run.step(step)
-            if step % run.every == 0 or step == settings.steps:
-                run.check()
-                if not math.isfinite(run.history.checks[-1].validation_loss):
-                    run.history.stopped = "diverged"
-                    break
-            if run.stale >= settings.patience:
-                run.history.stopped = "no_gain"
-                break
-    except KeyboardInterrupt:
-        run.history.stopped = "interrupted"
-    if not run.history.checks:
-        run.check()
-    model.load_state_dict(run.best_weights)
+    learner = _Single(model, train_rows, validation_rows, settings, pool)
+    history = Course(learner, len(train_rows.observed), most_between_checks(model), settings, hooks).run()
+    model.load_state_dict(learner.best_weights)
     store_pseudo_rows(model)
-    return run.history
+    return history
 
 
-class _Run:
-    """The state of a training run; arguments as for :func:`train`."""
+class _Single:
+    """One network; arguments as for :func:`train`."""
 
     def __init__(
         self,
@@ -166,75 +249,45 @@ class _Run:
         train_rows: Rows | StoredRows,
         validation_rows: Rows | StoredRows,
         settings: TrainingSettings,
-        hooks: Sequence[Hook],
         pool: ExemplarPool | None,
     ) -> None:
         self.model, self.train_rows, self.validation_rows = model, train_rows, validation_rows
-        self.settings, self.hooks = settings, hooks
+        self.settings, self.pool = settings, pool
         device = train_rows.x.device
-        self.n = len(train_rows.observed)
-        self.batch = settings.batch_of(self.n)
-        self.every = max(
-            25, min(MOST_BETWEEN_CHECKS[isinstance(model.prior, ExemplarPrior)], math.ceil(self.n / self.batch))
-        )
         self.generator = torch.Generator(device).manual_seed(settings.seed)
-        self.batches = _batches(self.n, self.batch, self.generator)
-        self.optimiser = torch.optim.Adam(_groups(model), lr=settings.rate, fused=True)
-        self.still = _validation_noise(model, len(validation_rows.observed), settings.seed, device)
-        self.pool = pool
-        self.history, self.best_weights = History(), copy.deepcopy(model.state_dict())
-        self.best, self.stale, self.rate = math.inf, 0, 0.0
-        self.recent, self.checked_at = torch.zeros((), device=device), 0
-        self.started = time.monotonic()
+        self.optimiser: torch.optim.Optimizer = torch.optim.Adam(_groups(model), lr=settings.rate, fused=True)
+        self.still = validation_noise(model, len(validation_rows.observed), settings.seed, device)
+        self.keep()
 
-    def step(self, step: int) -> None:
-        """Takes one step of the optimiser."""
-        self.rate = _set_rate(self.optimiser, step, self.settings)
-        batch = next(self.batches)
-        self.recent += self._descend(self._loss(batch))
-        self.history.steps = step
-        for hook in self.hooks:
-            hook.on_step(step, self.settings.steps, self.batch)
-
-    def _loss(self, batch: Tensor) -> Tensor:
-        rows = self.train_rows.take(batch)
-        if self.pool is None:
-            return objective(self.model, rows, draw_noise(self.model, len(batch), self.generator))
-        exemplars, own = self.pool.draw(batch, self.generator)
-        noise = draw_noise(self.model, len(batch) + len(exemplars.observed), self.generator)
-        return exemplar_objective(self.model, rows, exemplars, own, noise) + shrinkage(self.model)
-
-    def _descend(self, loss: Tensor) -> Tensor:
+    def descend(self, batch: Tensor) -> Tensor:
+        """See :class:`Learner`."""
+        loss = self._loss(batch)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_gradient_norm)
         self.optimiser.step()
         return loss.detach()
 
-    def check(self) -> None:
-        """Looks at the validation bound and keeps the weights if they are the best so far."""
-        bound = _validation_loss(self.model, self.validation_rows, self.still, self.pool)
-        step, taken = self.history.steps, max(1, self.history.steps - self.checked_at)
-        is_best = bound < self.best or not self.history.checks
-        self.stale = 0 if bound < self.best - self.settings.min_gain else self.stale + 1
-        if is_best:
-            self.best = bound
-            if math.isfinite(bound):
-                self.best_weights = copy.deepcopy(self.model.state_dict())
-        check = Check(
-            step=step,
-            epoch=step * self.batch / self.n,
-            train_loss=self.recent.item() / taken,
-            validation_loss=bound,
-            learning_rate=self.rate,
-            seconds=time.monotonic() - self.started,
-            best=is_best,
-        )
-        self.recent.zero_()
-        self.checked_at = step
-        self.history.checks.append(check)
-        for hook in self.hooks:
-            hook.on_check(check)
+    def _loss(self, batch: Tensor) -> Tensor:
+        rows = self.train_rows.take(batch)
+        if self.pool is None:
+            return objective(self.model, rows, draw_noise(self.model, len(batch), self.generator))
+        drawn = self.pool.draw(batch, self.generator)
+        noise = draw_noise(self.model, len(batch) + len(drawn.positions), self.generator)
+        return exemplar_objective(self.model, rows, drawn.rows, drawn.own, noise) + shrinkage(self.model)
+
+    def bound(self) -> float:
+        """See :class:`Learner`."""
+        return _validation_loss(self.model, self.validation_rows, self.still, self.pool)
+
+    def keep(self) -> None:
+        """See :class:`Learner`."""
+        self.best_weights = copy.deepcopy(self.model.state_dict())
+
+
+def most_between_checks(model: TableVAE) -> int:
+    """Most steps between two looks at the bound."""
+    return MOST_BETWEEN_CHECKS[isinstance(model.prior, ExemplarPrior)]
 
 
 def _set_rate(optimiser: torch.optim.Optimizer, step: int, settings: TrainingSettings) -> float:
@@ -252,7 +305,7 @@ def _groups(model: TableVAE) -> list[dict[str, Any]]:
 
     They are few, see every row, and start far from where they belong: at the common rate the schedule would decide them.
     """
-    quick = ("likelihood.", "prior.") if isinstance(model.prior, ExemplarPrior) else ()
+    quick = QUICK if isinstance(model.prior, ExemplarPrior) else ()
     slow = [weight for name, weight in model.named_parameters() if not name.startswith(quick or ("-",))]
     fast = [weight for name, weight in model.named_parameters() if quick and name.startswith(quick) and weight.numel()]
     groups: list[dict[str, Any]] = [{"params": slow, "factor": 1.0}]
@@ -269,8 +322,8 @@ def _batches(n: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]
             waiting = waiting[batch:]
 
 
-def _validation_noise(model: TableVAE, n: int, seed: int, device: torch.device) -> Tensor:
-    """Fixed noise, so that two checks differ by the weights alone."""
+def validation_noise(model: TableVAE, n: int, seed: int, device: torch.device) -> Tensor:
+    """Fixed noise, so that two checks differ by the weights alone; shape ``(1, at most 8192, k)``."""
     draw = torch.randn(1, min(n, VALIDATION_CHUNK), model.k, generator=torch.Generator().manual_seed(seed + 1))
     return draw.to(device)
 
@@ -281,10 +334,7 @@ def _validation_loss(model: TableVAE, rows: Rows | StoredRows, still: Tensor, po
     if pool is not None:
         n = min(n, MOST_VALIDATION_ROWS)
         part = rows.take(torch.arange(n, device=still.device))
-        posterior = model.posterior(part.features())
-        decoded = model.decode(posterior.mean[None])
-        held = exemplar_prior(model).held_against(part, posterior, decoded, model.likelihood, pool.encode(model))
-        bound = held.score().mean().item()
+        bound = bound_of_rows(model, part, pool.encode(model)).mean().item()
         return bound if math.isfinite(bound) else math.inf
     total = 0.0
     chunk = model.layout.chunk_rows(VALIDATION_CHUNK)

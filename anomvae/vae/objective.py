@@ -47,7 +47,12 @@ def draw_noise(model: TableVAE, n: int, generator: torch.Generator) -> Noise:
 
 
 def objective(model: TableVAE, rows: Rows, noise: Noise) -> Tensor:
-    r"""The negative ELBO with the KL weighted, mean over the rows, nats.
+    """The mean of :func:`objective_of_rows`, nats."""
+    return objective_of_rows(model, rows, noise).mean()
+
+
+def objective_of_rows(model: TableVAE, rows: Rows, noise: Noise) -> Tensor:
+    r"""The negative ELBO of each row with the KL weighted, nats, shape ``(n,)``.
 
     .. math:: -\mathbb{E}_{q(z|\tilde x)} \log p(x_{obs} | z) + \beta\, KL(q(z|\tilde x) \| p(z))
 
@@ -66,7 +71,7 @@ def objective(model: TableVAE, rows: Rows, noise: Noise) -> Tensor:
         terms = model.prior.terms(rows, posterior, model.decode(z), model.likelihood, components)
     else:
         terms = model.terms(rows, posterior, z)
-    return (terms.column.sum(dim=1) + model.settings.kl_weight * terms.latent).mean()
+    return terms.column.sum(dim=1) + model.settings.kl_weight * terms.latent
 
 
 def shrinkage(model: TableVAE) -> Tensor:
@@ -74,12 +79,21 @@ def shrinkage(model: TableVAE) -> Tensor:
 
     A column that normal rows hardly vary in would otherwise drown all others.
     """
-    log_variance = model.likelihood.log_variance()
-    return SHRINKAGE * (log_variance - log_variance.mean()).square().sum()
+    return shrinkage_of(model.likelihood.log_variance())
+
+
+def shrinkage_of(log_variance: Tensor) -> Tensor:
+    """The same of log variances of shape ``(..., d)``; shape ``(...)``."""
+    return SHRINKAGE * (log_variance - log_variance.mean(dim=-1, keepdim=True)).square().sum(dim=-1)
 
 
 def exemplar_objective(model: TableVAE, rows: Rows, exemplars: Rows, own: Tensor, noise: Noise) -> Tensor:
-    """The score of rows against exemplars with both sides' z drawn, mean over the rows, nats.
+    """The mean of :func:`exemplar_objective_of_rows`, nats."""
+    return exemplar_objective_of_rows(model, rows, exemplars, own, noise).mean()
+
+
+def exemplar_objective_of_rows(model: TableVAE, rows: Rows, exemplars: Rows, own: Tensor, noise: Noise) -> Tensor:
+    """The score of each row against exemplars with both sides' z drawn, nats, shape ``(n,)``.
 
     Args:
         model: With an exemplar prior.
@@ -96,7 +110,14 @@ def exemplar_objective(model: TableVAE, rows: Rows, exemplars: Rows, own: Tensor
     stored = Exemplars(right, (exemplars.x - decoded.numeric[0, n:]) * exemplars.observed, exemplars.onehot)
     prior = exemplar_prior(model)
     of_rows = type(decoded)(*(part[:, :n] for part in decoded))
-    return prior.held_against(rows, left, of_rows, model.likelihood, stored, own).score().mean()
+    return prior.held_against(rows, left, of_rows, model.likelihood, stored, own).score()
+
+
+def bound_of_rows(model: TableVAE, rows: Rows, exemplars: Exemplars) -> Tensor:
+    """The score of each row against exemplars at its posterior mean, nats, shape ``(n,)``."""
+    posterior = model.posterior(rows.features())
+    decoded = model.decode(posterior.mean[None])
+    return exemplar_prior(model).held_against(rows, posterior, decoded, model.likelihood, exemplars).score()
 
 
 def encode_exemplars(model: TableVAE, rows: Rows) -> Exemplars:

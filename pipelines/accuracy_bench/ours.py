@@ -47,7 +47,17 @@ class Variant:
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
     def fit(self, train: pa.Table, seed: int, max_steps: int | None = None) -> Score:
-        """Fits a table in raw units; gives the function that scores rows of the same columns, on one thread.
+        """Fits a table in raw units; gives the function that scores rows of the same columns; see :meth:`scorer`."""
+        scorer = self.scorer(train, seed, max_steps)
+
+        def score(rows: Floats) -> Floats:
+            found: Floats = scorer.score(as_table(rows))["score"].to_numpy()
+            return found
+
+        return score
+
+    def scorer(self, train: pa.Table, seed: int, max_steps: int | None = None) -> Scorer:
+        """Fits a table in raw units; gives the product's scorer, on one thread.
 
         Args:
             train: Training rows.
@@ -62,13 +72,7 @@ class Variant:
         )
         settings = FitSettings(**{"name": "accuracy", **self.settings, "training": training})
         with tempfile.TemporaryDirectory() as folder:
-            scorer = Scorer(_bundle(train, settings, Path(folder) / "bundle", HIGHER_RATES), threads=1)
-
-        def score(rows: Floats) -> Floats:
-            found: Floats = scorer.score(as_table(rows))["score"].to_numpy()
-            return found
-
-        return score
+            return Scorer(_bundle(train, settings, Path(folder) / "bundle", HIGHER_RATES), threads=1)
 
 
 def _bundle(train: pa.Table, settings: FitSettings, folder: Path, higher: tuple[float, ...]) -> Bundle:

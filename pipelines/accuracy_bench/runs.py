@@ -13,7 +13,7 @@ import warnings
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from pipelines.accuracy_bench.peers import PEERS, Standardiser
 from pipelines.accuracy_bench.protocol import SUITES, Split, with_anomalies
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from pipelines.accuracy_bench.peers import Score
@@ -146,20 +146,9 @@ def plan(
     return runs
 
 
-def measure(run: Run, data: Path) -> Outcome:
-    """Measures a run in this process; an error becomes part of the outcome."""
-    quiet = io.StringIO()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
-        warnings.simplefilter("ignore")
-        try:
-            split = _load(run.suite, data, run.table, run.seed)
-            _warm_up(run.method)
-            return Outcome(run, _figures(run, with_anomalies(split, run.dirty, run.seed) if run.dirty else split))
-        except Exception as error:  # noqa: BLE001  any failure of a method is an outcome
-            return Outcome(run, {}, type(error).__name__)
-
-
-def _figures(run: Run, split: Split) -> dict[str, float]:
+def ranking_figures(run: Run, split: Split) -> dict[str, float]:
+    """How a method ranks the test rows of a split, and how long it takes."""
+    _warm_up(run.method)
     fit_s, score_s, scores = _timed(run.method, split, run.seed)
     kept = ~split.pool
     found = dict(zip(("auroc", "average_precision"), ranking(scores, split.anomalous), strict=True))
@@ -173,6 +162,24 @@ def _figures(run: Run, split: Split) -> dict[str, float]:
         "anomalies": int(split.anomalous.sum()),
     }
     return {**found, "fit_s": round(fit_s, 4), "score_s": round(score_s, 4), **sizes}
+
+
+def measure(run: Run, data: Path, figures: Callable[[Run, Split], dict[str, float]] = ranking_figures) -> Outcome:
+    """Measures a run in this process; an error becomes part of the outcome.
+
+    Args:
+        run: What to measure.
+        data: Folder of the suites' folders.
+        figures: Gives the figures of a run on its split.
+    """
+    quiet = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+        warnings.simplefilter("ignore")
+        try:
+            split = _load(run.suite, data, run.table, run.seed)
+            return Outcome(run, figures(run, with_anomalies(split, run.dirty, run.seed) if run.dirty else split))
+        except Exception as error:  # noqa: BLE001  any failure of a method is an outcome
+            return Outcome(run, {}, type(error).__name__)
 
 
 def _timed(method: str, split: Split, seed: int, max_steps: int | None = None) -> tuple[float, float, Floats]:
@@ -245,20 +252,24 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def measure_all(runs: Iterable[Run], data: Path, processes: int) -> Iterator[Outcome]:
+def measure_all(
+    runs: Iterable[Run], data: Path, processes: int, figures: Callable[[Run, Split], dict[str, float]] = ranking_figures
+) -> Iterator[Outcome]:
     """Measures runs in worker processes of one thread each, as they end; a worker that dies fails its run alone.
 
     Args:
         runs: In the order they shall start.
         data: Folder of the suites' folders.
         processes: Workers.
+        figures: Gives the figures of a run on its split; a function of a module, since workers import it.
     """
+    task = partial(measure, data=data, figures=figures)
     waiting = iter(runs)
     workers = [_worker() for _ in range(processes)]
     busy: dict[Future[Outcome], tuple[int, Run]] = {}
     try:
         for place in range(processes):
-            _next(workers, place, waiting, data, busy)
+            _next(workers, place, waiting, task, busy)
         while busy:
             for done in wait(busy, return_when=FIRST_COMPLETED).done:
                 place, run = busy.pop(done)
@@ -268,7 +279,7 @@ def measure_all(runs: Iterable[Run], data: Path, processes: int) -> Iterator[Out
                     workers[place].shutdown()
                     workers[place] = _worker()
                     yield Outcome(run, {}, "worker died")
-                _next(workers, place, waiting, data, busy)
+                _next(workers, place, waiting, task, busy)
     finally:
         for worker in workers:
             worker.shutdown(wait=not busy, cancel_futures=True)  # where it was interrupted, nobody waits for a fit
@@ -278,12 +289,12 @@ def _next(
     workers: Sequence[ProcessPoolExecutor],
     place: int,
     waiting: Iterator[Run],
-    data: Path,
+    task: Callable[[Run], Outcome],
     busy: dict[Future[Outcome], tuple[int, Run]],
 ) -> None:
     run = next(waiting, None)
     if run is not None:
-        busy[workers[place].submit(measure, run, data)] = place, run
+        busy[workers[place].submit(task, run)] = place, run
 
 
 def _worker() -> ProcessPoolExecutor:

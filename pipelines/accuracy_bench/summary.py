@@ -12,7 +12,7 @@ from pipelines.accuracy_bench.protocol import SUITES
 from pipelines.accuracy_bench.runs import METHODS, Outcome, version_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from pipelines.accuracy_bench.protocol import Floats
 
@@ -40,9 +40,15 @@ class Comparison:
     p: float
 
 
-def current(outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """The outcomes that measured methods as they are now."""
-    versions = {method: version_of(method) for method in METHODS}
+def current(outcomes: Iterable[Outcome], versions: Mapping[str, str] | None = None) -> list[Outcome]:
+    """The outcomes that measured methods as they are now.
+
+    Args:
+        outcomes: Of any versions.
+        versions: Present ones by method; None: of all methods of this benchmark.
+    """
+    if versions is None:
+        versions = {method: version_of(method) for method in METHODS}
     return [
         found for found in outcomes if found.run.suite in SUITES and versions.get(found.run.method) == found.run.version
     ]

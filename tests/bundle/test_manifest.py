@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from anomvae.bundle import Column, Manifest, TrainingRecord
+from anomvae.bundle import Calibration, Column, Manifest, TrainingRecord
 from anomvae.errors import BundleError
 
 if TYPE_CHECKING:
@@ -130,6 +130,57 @@ def test_a_manifest_that_lacks_a_part_is_refused(manifest: Manifest, field: str)
         Manifest.from_json(json.dumps(raw))
     with pytest.raises(BundleError, match="damaged"):
         Manifest.from_json(json.dumps({**json.loads(manifest.to_json()), "surprise": 1}))
+
+
+@pytest.mark.parametrize("spoilt", [[], "text", 3, None, {}])
+def test_a_calibration_that_is_none_is_refused(manifest: Manifest, spoilt: Any) -> None:
+    with pytest.raises(BundleError, match="damaged"):
+        Manifest.from_json(json.dumps({**json.loads(manifest.to_json()), "calibration": spoilt}))
+
+
+def test_the_groups_with_a_table_of_their_own_are_coded_in_the_graphs_order(manifest: Manifest) -> None:
+    column = manifest.calibration.group_column
+    assert column is not None
+    assert (column.name, column.categories, column.missing_code, column.unknown_code) == (
+        "operator",
+        ("Ü-7", "8"),
+        None,
+        2,
+    )
+    for without in ({"by": None, "groups": ()}, {"groups": ()}):
+        assert dataclasses.replace(manifest.calibration, **without).group_column is None
+
+
+def test_the_column_of_the_groups_goes_along_to_the_answers_once(manifest: Manifest) -> None:
+    def carried(by: str) -> tuple[str, ...]:
+        return dataclasses.replace(manifest, calibration=dataclasses.replace(manifest.calibration, by=by)).carried
+
+    assert carried("operator") == ("operator", "at")
+    assert carried("line") == ("operator", "at", "line")
+    assert carried("Größe") == ("operator", "at")  # scored
+
+
+FORMAT_1 = {
+    "method": "split",
+    "rows": 199,
+    "alarm_rate": 0.05,
+    "smallest_alarm_rate": 0.005,
+    "decision": "either",
+    "score_threshold": 9.5,
+    "reconstruction_threshold": 1.25,
+}
+
+
+@pytest.mark.parametrize(("decision", "smallest"), [("elbo", 0.005), ("reconstruction", 0.005), ("either", 0.01)])
+def test_a_manifest_of_format_1_still_reads_and_knows_of_no_groups_and_no_tail(
+    manifest: Manifest, decision: str, smallest: float
+) -> None:
+    raw = {**json.loads(manifest.to_json()), "format_version": 1, "calibration": {**FORMAT_1, "decision": decision}}
+    found = Manifest.from_json(json.dumps(raw))
+    assert found.format_version == 1
+    assert found.calibration == Calibration("split", 199, 0.05, smallest, decision, 9.5, 1.25)  # type: ignore[arg-type]
+    assert found.calibration.group_column is None
+    assert found.carried == ("operator", "at")
 
 
 def test_a_training_record_comes_back_or_is_refused() -> None:

@@ -159,7 +159,7 @@ def test_evaluated_on_the_file_of_the_fit_the_rows_learnt_from_are_left_out(cli:
     refused = cli(*ask(known, "all.parquet"))
     assert refused.code == 2
     assert "the model knows all of its normal rows" in refused.err
-    plain = quick(label="bad")
+    plain = replace(quick(label="bad"), calibration="split")
     plain = replace(plain, model=replace(plain.model, prior="normal"))
     bundle = fit_bundle("all.parquet", plain, tmp_path / "all").bundle
     told = cli(*ask(bundle, "all.parquet"), "--json")

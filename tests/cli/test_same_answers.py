@@ -172,7 +172,7 @@ def test_ctrl_c_while_training_ends_in_a_whole_bundle(tmp_path: Path) -> None:
     )
     assert running.stdout is not None
     for line in running.stdout:
-        if line.startswith("split"):
+        if line.startswith("divided"):
             break
     time.sleep(3)
     running.send_signal(signal.SIGINT)
@@ -180,7 +180,7 @@ def test_ctrl_c_while_training_ends_in_a_whole_bundle(tmp_path: Path) -> None:
     assert running.returncode == 0, err
     assert "interrupted" in out
     assert "was interrupted" in err
-    assert anomvae.load(tmp_path / "bundle").manifest.split.train == 2100
+    assert anomvae.load(tmp_path / "bundle").manifest.split.train == 3000
 
 
 def test_a_seed_below_zero_is_refused(cli: Any, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from anomvae.bundle import GroupCalibration
 from anomvae.daemon.loading import Loader, same_codes, same_inputs
 from anomvae.errors import BundleError, ModelReferenceError
 from anomvae.observability import Log, Metrics
@@ -98,3 +99,17 @@ def test_columns_are_compared_as_callers_send_them(fitted: Bundle) -> None:
     assert same_inputs(manifest, other)
     assert not same_codes(manifest, other)
     assert not same_codes(manifest, _changed(manifest, "temperature", origin="2020-01-01"))
+
+
+def test_numbers_of_groups_are_codes_too(fitted: Bundle) -> None:
+    def grouped(by: str, *names: str) -> Manifest:
+        groups = tuple(GroupCalibration(name, 100, 1.0, 1.0) for name in names)
+        calibration = dataclasses.replace(fitted.manifest.calibration, by=by, groups=groups)
+        return dataclasses.replace(fitted.manifest, calibration=calibration)
+
+    before = grouped("site", "north", "south")
+    assert same_codes(before, grouped("site", "north", "south"))
+    for other in (grouped("site", "south", "north"), grouped("site", "north"), fitted.manifest):
+        assert same_inputs(before, other)
+        assert not same_codes(before, other)
+        assert not same_codes(other, before)

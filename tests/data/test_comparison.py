@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def manifest_of(prepared: PreparedData, settings: FitSettings) -> Manifest:
         left_out=prepared.schema.left_out,
         split=Split(split.how, split.column, *sizes, labelled=len(prepared.labelled_rows)),
         calibration=Calibration(
-            "split", sizes[2], settings.alarm_rate, 1 / (sizes[2] + 1), settings.decision, 1.0, 1.0
+            "split", sizes[2], settings.budget.alarm_rate, 1 / (sizes[2] + 1), settings.decision, 1.0, 1.0
         ),
         provenance=Provenance(
             prepared.name, prepared.digest, prepared.n_rows, settings.training.seed, "2026-01-01T00:00:00", 1.0
@@ -58,7 +59,7 @@ def manifest_of(prepared: PreparedData, settings: FitSettings) -> Manifest:
 
 
 def fitted_on(data: str, **settings: Any) -> tuple[Manifest, PreparedData]:
-    chosen = FitSettings(**{"alarm_rate": 0.05, **settings})
+    chosen = FitSettings(**{"alarm_rate": 0.05, "calibration": "split", **settings})
     prepared = prepare(data, chosen)
     return manifest_of(prepared, chosen), prepared
 
@@ -109,8 +110,8 @@ def test_a_file_of_the_fit_that_is_gone_or_changed_is_asked_for(files: None) -> 
         {},
         {"label": "bad"},
         {"label": "bad", "time": "hour"},
-        {"label": "bad", "by": "machine", "decision": "either"},
-        {"decision": "either", "alarm_rate": 0.02},
+        {"label": "bad", "by": "machine", "decision": "both"},
+        {"decision": "both", "alarm_rate": 0.02},
     ],
 )
 def test_the_split_of_the_fit_is_drawn_again(files: None, suffix: str, settings: dict[str, Any]) -> None:
@@ -155,6 +156,14 @@ def test_a_split_that_does_not_come_out_again_asks_for_other_rows(files: None, m
     found = compare_on("whole.csv", manifest, "normal.parquet")
     assert "in favour of this detector" in found.warnings[0]
     assert found.compared.all()
+
+
+def test_rows_of_a_fit_that_learnt_from_all_of_them_are_refused(files: None) -> None:
+    manifest, prepared = fitted_on("whole.csv", label="bad", calibration="cross")
+    assert prepared.split.folds is not None
+    manifest = replace(manifest, split=replace(manifest.split, folds=5))
+    with pytest.raises(SettingError, match="knows all of its normal rows"):
+        compare_on("whole.csv", manifest, "normal.parquet")
 
 
 def test_rows_that_are_both_evaluated_and_learnt_from_are_refused(files: None) -> None:

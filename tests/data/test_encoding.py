@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import decimal
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +15,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anomvae.bundle import Column
-from anomvae.data.encoding import codes_of, encode, first_text_row, numbers_of, text_of
+from anomvae.bundle import Calibration, Column, GroupCalibration
+from anomvae.data.encoding import (
+    EncodedRows,
+    codes_of,
+    encode,
+    encode_for,
+    first_text_row,
+    group_names,
+    numbers_of,
+    text_of,
+)
 from anomvae.data.schema import describe
 from anomvae.errors import CellError, ColumnMismatchError, RowError
 
@@ -316,3 +328,89 @@ def test_each_value_of_a_dictionary_is_read_once_however_many_cells_name_it(monk
     assert numbers(folded) == [1.0, 2.0] * 500
     assert codes_of(folded, category("1", "2")).tolist() == [0, 1] * 500
     assert set(read) == {2}
+
+
+def detector(*groups: str, by: str | None = "site") -> Any:
+    """As much of a manifest as encoding reads: one number, and groups with a table of their own."""
+    facts = Calibration("split", 100, 0.1, 0.1, "elbo", 1.0, 1.0, by=by)
+    tables = tuple(GroupCalibration(name, 20, 1.0, 1.0) for name in groups)
+    return SimpleNamespace(columns=(X,), calibration=dataclasses.replace(facts, groups=tables))
+
+
+@FAST
+@given(st.lists(WORDS, min_size=1, max_size=5, unique=True), st.data())
+def test_a_rows_group_is_its_number_and_of_any_other_the_number_after_the_last(
+    groups: list[str], data: st.DataObject
+) -> None:
+    cells = data.draw(st.lists(st.none() | st.sampled_from(groups) | WORDS, min_size=1, max_size=20))
+    rows = pa.table({"x": np.zeros(len(cells)), "site": pa.array(cells, pa.string())})
+    found = encode_for(rows, detector(*groups))
+    assert found.group is not None
+    assert found.group.dtype == np.int64
+    wanted = [groups.index(cell) if cell in groups else len(groups) for cell in cells]
+    assert found.group.tolist() == wanted
+    dictionary = rows.set_column(1, "site", rows["site"].combine_chunks().dictionary_encode())
+    again = encode_for(dictionary.to_batches()[0], detector(*groups)).group
+    assert again is not None
+    assert again.tolist() == wanted
+
+
+@pytest.mark.parametrize(
+    ("cells", "names"),
+    [
+        (pa.array([7, 12, 3, None]), ("7", "12")),
+        (pa.array([7.0, 12.0, 3.5, np.nan]), ("7", "12")),
+        (pa.array([True, False, None, None]), ("true", "false")),
+        (pa.array([dt.date(2024, 1, 2), dt.date(2025, 1, 1), None, None]), ("2024-01-02", "2025-01-01")),
+    ],
+)
+def test_groups_are_named_as_their_cells_are_written(cells: pa.Array, names: tuple[str, ...]) -> None:
+    found = encode_for(pa.table({"x": np.zeros(4), "site": cells}), detector(*names))
+    assert found.group is not None
+    assert found.group.tolist() == [0, 1, 2, 2]
+    assert text_of(cells).to_pylist()[:2] == list(names)
+
+
+def test_rows_without_the_column_or_of_a_detector_without_groups_tell_no_group() -> None:
+    rows = pa.table({"x": [1.0, 2.0], "site": ["a", "b"]})
+    assert encode_for(rows.drop(["site"]), detector("a")).group is None
+    assert encode_for(rows, detector()).group is None
+    assert encode_for(rows, detector(by=None)).group is None
+    with pytest.raises(ColumnMismatchError):
+        encode_for(rows.drop(["x"]), detector("a"))
+    with pytest.raises(CellError, match="first at row 8"):
+        encode_for(pa.table({"x": ["1", "two"], "site": ["a", "b"]}), detector("a"), first_row=6)
+
+
+def test_rows_are_taken_with_their_groups() -> None:
+    rows = EncodedRows(np.zeros((5, 1), np.float32), np.zeros((5, 0), np.int64), np.arange(5))
+    for which in (slice(1, 4, 2), np.array([4, 0, 0])):
+        taken = rows.take(which).group
+        assert taken is not None
+        np.testing.assert_array_equal(taken, np.arange(5)[which])
+    assert EncodedRows(rows.numeric, rows.categorical).take(slice(2)).group is None
+
+
+@pytest.mark.parametrize(
+    ("at_the_fit", "later"),
+    [
+        (pa.array([7, 12]), pa.array(["007", "12.0"])),
+        (pa.array([7.0, 12.0, None]), pa.array(["7", " 12 ", ""])),
+        (pa.array(["7.0", "12.0"]), pa.array([7, 12])),
+        (pa.array([True, False]), pa.array(["True", "FALSE"])),
+        (pa.array(["True", "False"]), pa.array([True, False])),
+        (pa.array(["north", "7"]), pa.array(["north", "7"])),
+        (pa.array(["a", "b"]).dictionary_encode(), pa.array(["a", "b"])),
+    ],
+)
+def test_a_group_is_the_same_however_a_file_writes_it(at_the_fit: pa.Array, later: pa.Array) -> None:
+    names, kind = group_names(at_the_fit)
+    known = [name for name in names if name]
+    column = Column("asset", "categorical", kind, tuple(known))
+    assert codes_of(later, column).tolist()[:2] == [0, 1]
+    assert group_names(later)[0][:2] == known
+
+
+def test_rows_without_a_group_name_none() -> None:
+    assert group_names(pa.array([None, "", "a"]))[0] == [None, None, "a"]
+    assert group_names(pa.array([None, None], pa.string()))[0] == [None, None]

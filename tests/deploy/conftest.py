@@ -166,24 +166,26 @@ def _work(http: str, grpc: str, token: str, manifest: Manifest, stop: threading.
     remote = triton.InferenceServerClient(grpc)
     with httpx.Client(base_url=http, headers=allowed, timeout=30) as client:
         while not stop.wait(0.1):
-            records = _records(draw, 20)
-            client.post("/v1/models/press/score", json={"records": records}).raise_for_status()
-            client.post("/invocations", json={"dataframe_records": records}).raise_for_status()
-            rows = encode(pa.Table.from_pylist(records), manifest.columns)
-            arrays: dict[str, tuple[npt.NDArray[Any], str]] = {
-                "numeric": (rows.numeric, "FP32"),
-                "categorical": (rows.categorical, "INT64"),
-            }
+            # Every request has rows of its own: the test of the calibration takes rows for independent of one another.
+            client.post("/v1/models/press/score", json={"records": _records(draw, 20)}).raise_for_status()
+            client.post("/invocations", json={"dataframe_records": _records(draw, 20)}).raise_for_status()
             body = [
                 {"name": name, "shape": array.shape, "datatype": kind, "data": _cells(array)}
-                for name, (array, kind) in arrays.items()
+                for name, array, kind in _tensors(draw, manifest)
             ]
             client.post("/v2/models/press/infer", json={"inputs": body}).raise_for_status()
-            inputs = [triton.InferInput(name, array.shape, kind) for name, (array, kind) in arrays.items()]
-            for tensor, (array, _) in zip(inputs, arrays.values(), strict=True):
+            tensors = _tensors(draw, manifest)
+            inputs = [triton.InferInput(name, array.shape, kind) for name, array, kind in tensors]
+            for tensor, (_, array, _) in zip(inputs, tensors, strict=True):
                 tensor.set_data_from_numpy(array)
             remote.infer("press", inputs, headers={"authorization": f"Bearer {token}"})
     remote.close()
+
+
+def _tensors(draw: np.random.Generator, manifest: Manifest) -> list[tuple[str, npt.NDArray[Any], str]]:
+    """Rows as the graph's inputs: name, cells, datatype."""
+    rows = encode(pa.Table.from_pylist(_records(draw, 20)), manifest.columns)
+    return [("numeric", rows.numeric, "FP32"), ("categorical", rows.categorical, "INT64")]
 
 
 def _cells(array: npt.NDArray[Any]) -> list[Any]:

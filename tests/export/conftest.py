@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from anomvae.calibration import Budget, CalibrationRows, CalibrationTables, calibrate
 from anomvae.data.encoding import EncodedRows
-from anomvae.export.detector import CalibratedDetector
 from anomvae.export.graph import export_graph
 from anomvae.scoring.session import GraphSession
 from anomvae.training.exemplars import ExemplarPool
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 RATE = 0.05
 VARIANTS: dict[str, dict[str, Any]] = {
     "exemplars and seen values": {"d": 4, "cards": (5, 0, 2), "prior": "exemplars"},
-    "pseudo-rows": {"d": 2, "cards": (3,), "prior": "pseudo-rows"},
+    "pseudo-rows, groups": {"d": 2, "cards": (3,), "prior": "pseudo-rows", "groups": ("a", "b", "c")},
     "numbers": {"d": 5, "cards": ()},
     "categories, one of which training never saw": {"d": 0, "cards": (4, 0, 3), "score_draws": 8},
     "mixed": {
@@ -41,9 +41,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "kind": "beta-vae",
         "likelihood": "student-t",
         "score_draws": 8,
-        "decision": "either",
+        "decision": "both",
     },
-    "autoencoder": {"d": 3, "cards": (3,), "kind": "autoencoder", "likelihood": "mse", "score_draws": 8},
+    "autoencoder, tail": {
+        "d": 3,
+        "cards": (3,),
+        "kind": "autoencoder",
+        "likelihood": "mse",
+        "score_draws": 8,
+        "decision": "both",
+        "tail": True,
+        "groups": ("a", "b"),
+    },
     "denoising, bernoulli": {
         "d": 3,
         "cards": (2,),
@@ -56,14 +65,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Exported:
-    """A detector, its graph, its calibration scores and rows like those it was fitted on."""
+    """A detector's scores, calibration and graph, its calibration scores and rows like those it was fitted on."""
 
-    detector: CalibratedDetector
+    scorer: RowScorer
+    tables: CalibrationTables
     graph: bytes
     session: GraphSession
     score: npt.NDArray[np.float32]
     reconstruction: npt.NDArray[np.float32]
     rows: EncodedRows
+    names: tuple[str, ...]
 
 
 def raw_rows(d: int, cards: tuple[int, ...], n: int, seed: int) -> EncodedRows:
@@ -82,6 +93,7 @@ def raw_rows(d: int, cards: tuple[int, ...], n: int, seed: int) -> EncodedRows:
 def exported(name: str) -> Exported:
     asked = dict(VARIANTS[name])
     d, cards, decision = asked.pop("d"), asked.pop("cards"), asked.pop("decision", "elbo")
+    tail, names = asked.pop("tail", False), asked.pop("groups", ())
     unit = asked.get("likelihood") == "bernoulli"
     layout = Layout(
         offset=((80.0 if unit else 100.0),) * d,
@@ -95,9 +107,9 @@ def exported(name: str) -> Exported:
         torch.manual_seed(0)
         model = TableVAE(layout, ModelSettings(**{"layers": (24, 16), "prior": "normal", **asked}))
     fitting = raw_rows(d, cards, 400, 1)
-    rows = StoredRows(model.preparation, torch.from_numpy(fitting.numeric), torch.from_numpy(fitting.categorical))
-    pool = ExemplarPool(rows, 60, seed=0) if isinstance(model.prior, ExemplarPrior) else None
-    train(model, rows, rows, TrainingSettings(max_steps=30, learning_rate=1e-2, device="cpu"), pool=pool)
+    stored = StoredRows(model.preparation, torch.from_numpy(fitting.numeric), torch.from_numpy(fitting.categorical))
+    pool = ExemplarPool(stored, 60, seed=0) if isinstance(model.prior, ExemplarPrior) else None
+    train(model, stored, stored, TrainingSettings(max_steps=30, learning_rate=1e-2, device="cpu"), pool=pool)
     if pool is not None:
         with torch.no_grad():
             exemplar_prior(model).store(pool.encode(model))
@@ -107,9 +119,15 @@ def exported(name: str) -> Exported:
     with torch.no_grad():
         scores: RowScores = scorer(torch.from_numpy(calibration.numeric), torch.from_numpy(calibration.categorical))
     score, error = scores.score.numpy(), scores.reconstruction_error.numpy()
-    detector = CalibratedDetector(scorer, score, error, decision).eval()
-    graph = export_graph(detector, RATE)
-    return Exported(detector, graph, GraphSession(graph), score, error, raw_rows(d, cards, 1000, 3))
+    group = None if not names else [*names] * 60 + [None] * (199 - 60 * len(names))
+    calibrated = calibrate(
+        CalibrationRows(score, error, group), Budget.of(RATE), decision=decision, tail=tail, by="line"
+    )
+    graph = export_graph(scorer, calibrated.tables, RATE)
+    rows = raw_rows(d, cards, 1000, 3)
+    if names:
+        rows = replace(rows, group=np.random.default_rng(4).integers(-1, len(names) + 2, 1000))
+    return Exported(scorer, calibrated.tables, graph, GraphSession(graph), score, error, rows, names)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -125,7 +143,7 @@ def each(request: pytest.FixtureRequest) -> Exported:
 
 @pytest.fixture(scope="session")
 def mixed() -> Exported:
-    """Numbers and categories, eight draws, the verdict of either p-value."""
+    """Numbers and categories, eight draws, the verdict of both scores together."""
     return exported("mixed")
 
 

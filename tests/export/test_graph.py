@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,14 @@ import torch
 from onnx import numpy_helper
 
 from anomvae.bundle import FORMAT_VERSION
-from anomvae.calibration import p_values, threshold
+from anomvae.calibration import CalibrationTables, Table, p_values, threshold
 from anomvae.data.encoding import EncodedRows
 from anomvae.errors import BundleError, ParityError
-from anomvae.export.detector import Answers, PValues
-from anomvae.export.graph import finish, input_names, output_names
+from anomvae.export.calibration_graph import calibration_outputs
+from anomvae.export.graph import export_graph, input_names, recalibrated_graph, score_names
 from anomvae.export.parity import BATCH_SIZES, PROBE_ROWS, TOLERANCE, check_parity, probe_rows
 from anomvae.scoring.session import GraphSession
+from anomvae.vae.scores import RowScorer
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -31,16 +33,16 @@ RATE = 0.05
 
 
 def probes(exported: Exported) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    cardinalities = exported.detector.scorer.model.layout.cardinalities
+    cardinalities = exported.scorer.model.layout.cardinalities
     return probe_rows(exported.rows.numeric, exported.rows.categorical, cardinalities, seed=0)
 
 
 def from_torch(exported: Exported, rows: EncodedRows, rate: float = RATE) -> Arrays:
     with torch.no_grad():
-        answers: Answers = exported.detector(
-            torch.from_numpy(rows.numeric), torch.from_numpy(rows.categorical), torch.tensor(rate)
-        )
-    return {name: value.numpy() for name, value in answers._asdict().items()}
+        answers = exported.scorer(torch.from_numpy(rows.numeric), torch.from_numpy(rows.categorical))
+    found = {name: value.numpy() for name, value in answers._asdict().items()}
+    verdicts = exported.tables.verdicts(found["score"], found["reconstruction_error"], rate, rows.group)
+    return {**found, **verdicts._asdict()}
 
 
 def everything(exported: Exported, rows: EncodedRows, rate: float | None = None) -> Arrays:
@@ -50,7 +52,7 @@ def everything(exported: Exported, rows: EncodedRows, rate: float | None = None)
 def test_the_graph_answers_as_the_model(each: Exported) -> None:
     numbers, codes = probes(each)
     assert len(numbers) == PROBE_ROWS
-    assert check_parity(each.graph, each.detector, numbers, codes, RATE) <= TOLERANCE
+    assert check_parity(each.graph, each.scorer, each.tables, numbers, codes, RATE) <= TOLERANCE
 
 
 def test_every_output_is_the_models_also_those_that_parity_leaves_out(each: Exported) -> None:
@@ -95,7 +97,7 @@ def test_a_graph_tells_nothing_of_the_machine_it_was_made_on(each: Exported) -> 
 
 
 def test_inputs_and_outputs_are_those_of_the_contract(each: Exported) -> None:
-    layout = each.detector.scorer.model.layout
+    layout = each.scorer.model.layout
     model = onnx.load_from_string(each.graph)
     shapes = {
         value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
@@ -108,14 +110,21 @@ def test_inputs_and_outputs_are_those_of_the_contract(each: Exported) -> None:
         "contribution": ["n", layout.d + layout.c],
         "expected": ["n", layout.d],
         "expected_category": ["n", layout.c],
-        "latent": ["n", each.detector.scorer.model.k],
+        "latent": ["n", each.scorer.model.k],
     }
     absent = {name for name, width in (("numeric", layout.d), ("expected", layout.d)) if not width}
     absent |= {name for name, width in (("categorical", layout.c), ("expected_category", layout.c)) if not width}
-    for name in ("score", "reconstruction_error", "p_value", "p_value_reconstruction", "alarm", "latent_contribution"):
+    for name in ("score", "reconstruction_error", "latent_contribution", *calibration_outputs(each.tables)):
         wanted[name] = ["n"]
+    if each.tables.has_groups:
+        wanted["group"] = ["g"]
     assert shapes == {name: shape for name, shape in wanted.items() if name not in absent}
-    assert set(input_names(each.detector)) | {"alarm_rate"} | set(output_names(each.detector)) == set(shapes)
+    assert {*input_names(each.scorer), *score_names(each.scorer), *wanted} >= set(shapes)
+    assert each.session.outputs[: 2 + len(calibration_outputs(each.tables))] == (
+        "score",
+        "reconstruction_error",
+        *calibration_outputs(each.tables),
+    )
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 15, 16, 17, 64, 333, 1000])
@@ -135,9 +144,11 @@ def test_a_rows_answers_are_the_same_bits_beside_spoilt_and_outlandish_rows(each
     numbers, codes = probes(each)
     mates = EncodedRows(numbers, codes)
     whole = everything(each, each.rows)
+    group = None if each.rows.group is None else np.concatenate([each.rows.group, draw.integers(-1, 4, 337)])
     together = EncodedRows(
         np.concatenate([each.rows.numeric, mates.numeric])[: 1000 + 337],
         np.concatenate([each.rows.categorical, mates.categorical])[: 1000 + 337],
+        group,
     )
     shuffled = draw.permutation(len(together))
     found = everything(each, together.take(shuffled))
@@ -154,25 +165,18 @@ def test_a_call_of_no_rows_answers_with_no_rows(each: Exported) -> None:
 
 
 def test_p_values_in_the_graph_are_the_reference_ones(each: Exported) -> None:
-    found = everything(each, EncodedRows(*probes(each)))
+    rows = EncodedRows(*probes(each), None if not each.tables.has_groups else np.arange(PROBE_ROWS) % 5)
+    found = everything(each, rows)
     for name, score, calibration in (
         ("p_value", "score", each.score),
         ("p_value_reconstruction", "reconstruction_error", each.reconstruction),
     ):
-        wanted = p_values(np.asarray(found[score], np.float32), calibration)
-        np.testing.assert_allclose(found[name], wanted, rtol=0, atol=1e-6)
-        assert len(np.unique(wanted)) > 3
-
-
-@pytest.mark.parametrize("m", [1, 2, 10, 1000, 5003])
-def test_the_tables_p_values_are_the_reference_ones_at_any_size_with_ties_and_unscorable_rows(m: int) -> None:
-    draw = np.random.default_rng(m)
-    for calibration in (draw.normal(size=m) * 30, draw.integers(0, 7, m).astype(float)):
-        scores = np.concatenate([draw.normal(size=50) * 40, calibration[:50], [np.nan, np.inf, -np.inf]]).astype(
-            np.float32
-        )
-        found = PValues(calibration)(torch.from_numpy(scores)).numpy()
-        np.testing.assert_allclose(found, p_values(scores, calibration), rtol=0, atol=1e-6)
+        for number in range(len(each.names) or 1):
+            of = slice(number, None, 5) if each.tables.has_groups else slice(None)
+            own = calibration[: 60 * len(each.names)][number :: len(each.names)] if each.names else calibration
+            wanted = p_values(np.asarray(found[score][of], np.float32), own)
+            np.testing.assert_allclose(found[name][of], wanted, rtol=0, atol=1e-6)
+            assert len(np.unique(wanted)) > 3
 
 
 def test_the_alarm_rate_may_be_left_out_and_is_then_the_baked_one(each: Exported) -> None:
@@ -217,14 +221,18 @@ def test_the_verdict_by_reconstruction_is_that_of_its_p_value(reconstruction: Ex
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.05, 0.1, 0.3])
-def test_the_verdict_of_either_spends_half_the_rate_on_each(mixed: Exported, rate: float) -> None:
+def test_the_verdict_of_both_is_that_of_their_p_value_together(mixed: Exported, rate: float) -> None:
     found = everything(mixed, mixed.rows, rate)
-    by_score = p_values(np.asarray(found["score"], np.float32), mixed.score) <= rate / 2 + 1e-9
-    errors = np.asarray(found["reconstruction_error"], np.float32)
-    by_error = p_values(errors, mixed.reconstruction) <= rate / 2 + 1e-9
-    np.testing.assert_array_equal(found["alarm"], by_score | by_error)
+    np.testing.assert_array_equal(found["alarm"], found["p_value_verdict"] <= np.float32(rate))
+    apart = [
+        p_values(np.asarray(found[name], np.float32), calibration)
+        for name, calibration in zip(
+            ("score", "reconstruction_error"), (mixed.score, mixed.reconstruction), strict=True
+        )
+    ]
+    assert (found["p_value_verdict"] <= np.minimum(1.0, 2.0 * np.minimum(*apart)) + 1e-6).all()
     if rate >= 0.1:
-        assert (by_score != by_error).any()
+        assert ((apart[0] <= rate / 2) != (apart[1] <= rate / 2)).any()
 
 
 def test_only_the_outputs_asked_for_are_handed_out(mixed: Exported) -> None:
@@ -264,24 +272,29 @@ def test_a_graph_that_was_tampered_with_is_refused(mixed: Exported, weight: bool
     numbers_and_codes, caught = probes(mixed), []
     for name, graph in graphs:
         with pytest.raises(ParityError):
-            check_parity(graph, mixed.detector, *numbers_and_codes, RATE)
+            check_parity(graph, mixed.scorer, mixed.tables, *numbers_and_codes, RATE)
         caught.append(name)
     assert len(caught) == len(graphs)
 
 
 def test_a_graph_of_another_alarm_rate_is_refused(mixed: Exported) -> None:
-    model = onnx.load_from_string(mixed.graph)
-    kept = [tensor for tensor in model.graph.initializer if tensor.name != "alarm_rate"]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
-    with pytest.raises(ParityError, match="verdicts"):
-        check_parity(finish(model, 0.4), mixed.detector, *probes(mixed), RATE)
+    graph = recalibrated_graph(mixed.graph, mixed.tables, 0.4)
+    with pytest.raises(ParityError, match="alarm"):
+        check_parity(graph, mixed.scorer, mixed.tables, *probes(mixed), RATE)
 
 
-def test_the_graph_of_another_detector_is_refused(numbers: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(numbers.detector._modules, "p_score", PValues(numbers.score + 5.0))
+def test_the_graph_of_another_calibration_is_refused(numbers: Exported) -> None:
+    other = CalibrationTables.of([Table(numbers.score + 5.0, numbers.reconstruction)], "elbo")
     with pytest.raises(ParityError, match="p_value"):
-        check_parity(numbers.graph, numbers.detector, *probes(numbers), RATE)
+        check_parity(numbers.graph, numbers.scorer, other, *probes(numbers), RATE)
+
+
+def test_the_graph_of_another_detector_is_refused(numbers: Exported) -> None:
+    other = RowScorer(copy.deepcopy(numbers.scorer.model)).eval()
+    with torch.no_grad():
+        next(other.model.decoder.parameters()).mul_(1.5)
+    with pytest.raises(ParityError, match="differs from the model's"):
+        check_parity(export_graph(other, numbers.tables, RATE), numbers.scorer, numbers.tables, *probes(numbers), RATE)
 
 
 def test_probe_rows_try_what_rows_can_hold(mixed: Exported) -> None:
@@ -291,7 +304,7 @@ def test_probe_rows_try_what_rows_can_hold(mixed: Exported) -> None:
     assert (numbers == np.inf).any()
     assert (numbers == -np.inf).any()
     assert np.nanmax(np.abs(numbers[np.isfinite(numbers)])) > 1e4
-    cardinalities = np.array(mixed.detector.scorer.model.layout.cardinalities)
+    cardinalities = np.array(mixed.scorer.model.layout.cardinalities)
     assert (codes > cardinalities).any()
     np.testing.assert_array_equal(numbers, probes(mixed)[0])
 

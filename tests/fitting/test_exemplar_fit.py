@@ -64,6 +64,7 @@ def mixed_rows(n: int, seed: int = 0) -> pa.Table:
 def settings(exemplars: int | None = None, novelty: bool | None = None, **changes: object) -> FitSettings:
     given: dict[str, object] = {
         "alarm_rate": 0.05,
+        "calibration": "split",
         "drop": () if "time" in changes else ("when",),
         "model": ModelSettings(layers=(16,), exemplars=exemplars, novelty=novelty),
         "training": SHORT,

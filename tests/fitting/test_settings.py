@@ -4,6 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from anomvae.bundle.promise import DECISIONS, rows_needed
+from anomvae.calibration import Budget
+from anomvae.calibration.calibrator import rows_it_takes
+from anomvae.calibration.tail import MIN_ROWS as LEAST_TAIL_ROWS
 from anomvae.errors import SettingError
 from anomvae.fitting.settings import FitSettings, settings_from, settings_from_toml
 from anomvae.training.settings import TrainingSettings
@@ -77,6 +81,18 @@ def test_python_may_give_settings_as_tables_or_as_settings(training: Any) -> Non
         ("nonsense", "is no TOML"),
         ("[training]\ndevice = 'tpu'", "must be auto, cpu or cuda"),
         ("[training]\nthreads = 0", "above zero"),
+        ("alarm_rate = 0", "share of rows"),
+        ("alarm_rate = 1.0", "share of rows"),
+        ("alarms_per_day = 5", "--alarms-per-day goes with --rows-per-day"),
+        ("rows_per_day = 500", "--rows-per-day goes with --alarms-per-day"),
+        ("alarm_rate = 0.1\nalarms_per_day = 5\nrows_per_day = 500", "both state the budget"),
+        ("alarms_per_day = 500\nrows_per_day = 5", "fewer alarms than rows"),
+        ("confidence = 1.0", "probability of at least 0.5 and below 1"),
+        ("confidence = 95", "probability of at least 0.5 and below 1"),
+        ("tail = 1", "tail has a value of the wrong type"),
+        ("decision = 'either'", "must be one of elbo, reconstruction, both"),
+        ("calibration = 'jackknife'", "calibration is 'jackknife'; it must be one of auto, cross, split"),
+        ("calibration = 'cross'\ntime = 'at'", "later rows vouch for earlier ones"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(tmp_path: Path, toml: str, message: str) -> None:
@@ -103,3 +119,42 @@ def test_a_weighted_kl_is_a_plain_vaes_and_exemplars_are_counted_only_where_ther
         settings_from({"model": {"beta": 4.0, "prior": "exemplars"}})
     with pytest.raises(SettingError, match=r"model\.exemplars counts stored rows"):
         settings_from({"model": {"kind": "beta-vae", "exemplars": 50}})
+
+
+def test_a_budget_may_be_stated_as_a_rate_or_as_alarms_a_day() -> None:
+    assert FitSettings().budget == Budget(0.01)
+    assert FitSettings(alarm_rate=0.02).budget == Budget(0.02)
+    daily = settings_from({"alarms_per_day": 5, "rows_per_day": 1000, "confidence": 0.9})
+    assert daily.budget == Budget(0.005, 5.0, 1000.0, 0.9)
+    assert settings_from({"alarms_per_day": 5, "rows_per_day": 1000}, {"confidence": None}).budget.alarm_rate == 0.005
+
+
+@pytest.mark.parametrize("decision", DECISIONS)
+@pytest.mark.parametrize("rate", [0.3, 0.05, 0.01])
+def test_the_least_rate_calibrates_on_as_many_rows_as_the_promise_takes(decision: Any, rate: float) -> None:
+    plain = FitSettings(alarm_rate=rate, decision=decision)
+    assert plain.least_rate == rate
+    sure = FitSettings(alarm_rate=rate, decision=decision, confidence=0.9)
+    needed = rows_it_takes(sure.budget, decision)
+    assert rows_needed(sure.least_rate) >= needed > rows_needed(rate)
+
+
+@pytest.mark.parametrize("more", [{}, {"confidence": 0.9}])
+def test_a_tail_takes_no_more_rows_than_it_is_fitted_to(more: Any) -> None:
+    assert rows_needed(FitSettings(alarm_rate=1e-5, tail=True, **more).least_rate) == LEAST_TAIL_ROWS
+    assert FitSettings(alarm_rate=0.3, tail=True).least_rate == 0.3
+
+
+def test_the_promise_is_part_of_the_digest() -> None:
+    kinds: list[dict[str, Any]] = [
+        {},
+        {"alarm_rate": 0.02},
+        {"alarms_per_day": 10.0, "rows_per_day": 1000.0},
+        {"confidence": 0.9},
+        {"tail": True},
+        {"decision": "both"},
+        {"calibration": "split"},
+        {"by": "line"},
+    ]
+    assert len({FitSettings(**kind).digest for kind in kinds}) == len(kinds)
+    assert FitSettings(confidence=0.9).digest == FitSettings(confidence=0.9).resolved().digest

@@ -247,6 +247,51 @@ def test_the_failures_of_a_protocol_start_at_zero_with_its_first_request_and_no_
         assert told == {protocol}
 
 
+def test_scores_are_held_against_a_threshold_for_each_row_or_one_for_all() -> None:
+    for threshold in (
+        5.0,
+        np.array([5.0, 9.0, 1.0], dtype=np.float32),
+        np.array([np.inf, 5.0, -np.inf], dtype=np.float32),
+    ):
+        metrics = Metrics()
+        announce(metrics)
+        scores = np.array([4.0, 8.0, 2.0], dtype=np.float32)
+        metrics.rows("press", scores=scores, p_values=None, alarms=None, threshold=threshold)
+        below = value(metrics, "anomvae_score_margin_nats_bucket", model="press", le="0.0")
+        assert 3 - (below or 0) == (scores > threshold).sum()
+
+
+def test_rows_by_the_tail_and_pooled_ones_are_counted() -> None:
+    metrics = Metrics()
+    announce(metrics)
+    for tails in (np.array([True, False, True]), np.array([False]), None):
+        metrics.rows("press", scores=None, p_values=None, alarms=None, threshold=0.0, tails=tails)
+    metrics.pooled("press", 3)
+    metrics.pooled("press", 0)
+    assert value(metrics, "anomvae_tail_verdicts_total", model="press") == 2
+    assert value(metrics, "anomvae_pooled_rows_total", model="press") == 3
+
+
+def test_trust_is_asked_for_whenever_it_is_read_and_full_for_a_version_just_loaded() -> None:
+    class Trust:
+        evidence, is_trusted = 0.25, True
+
+    metrics, trust = Metrics(), Trust()
+
+    def told() -> tuple[float | None, float | None]:
+        names = ("anomvae_calibration_evidence_log10", "anomvae_calibration_trusted")
+        return value(metrics, names[0], model="press"), value(metrics, names[1], model="press")
+
+    announce(metrics)
+    assert told() == (0, 1)
+    metrics.follow_calibration("press", trust)
+    assert told() == (0.25, 1)
+    trust.evidence, trust.is_trusted = 3.5, False
+    assert told() == (3.5, 0)
+    announce(metrics, version="2")
+    assert told() == (0, 1)
+
+
 def test_reload_gauges_tell_the_last_outcome() -> None:
     metrics = Metrics()
     announce(metrics)

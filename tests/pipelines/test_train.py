@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipelines.train import CHAMPION_STAYS, main
+from pipelines.train import CHAMPION_STAYS, compare_power, main
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,3 +86,27 @@ def test_a_wrong_job_is_the_callers_fault_and_registers_nothing(
     assert main([str(job)]) == 2
     assert message in capsys.readouterr().err
     assert not (job.parent / "bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "holds"),
+    [
+        ((0, 2.0), (0, 2.0), True),
+        ((1, 2.4), (0, 2.0), True),
+        ((2, 2.0), (0, 2.0), False),
+        ((0, 2.6), (0, 2.0), False),
+        ((0, 1.0), (3, 16.0), True),
+    ],
+)
+def test_without_labels_what_is_noticed_of_made_up_faults_decides(
+    new: tuple[float, float], old: tuple[float, float], holds: bool
+) -> None:
+    names = ("power_blind_columns", "power_shift_half_median")
+    found = compare_power(*(dict(zip(names, each, strict=True)) for each in (new, old)))
+    assert found is not None
+    assert found.holds is holds
+    assert f"{new[0]} blind columns against {old[0]}" in found.told
+
+
+def test_power_that_was_not_measured_decides_nothing() -> None:
+    assert compare_power({"power_blind_columns": 0.0}, {}) is None

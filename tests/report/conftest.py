@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -9,6 +10,9 @@ import numpy as np
 import pytest
 
 from anomvae.bundle import Calibration, Column, LeftOut, Manifest, Provenance, Split, TrainingRecord
+from anomvae.calibration import Budget, Calibrated, CalibrationRows, CalibrationTables, Table, calibrate
+from anomvae.evaluation.power import measure_power
+from anomvae.evaluation.power_result import PowerResult, PowerSettings
 from anomvae.report import Reason, ReportContents, ScoredRows, StrangeRow
 from anomvae.vae.diagnostics import LatentUse, Relations
 
@@ -87,6 +91,13 @@ class Plant:
         decision: Which p-value decides.
         name: Name of the model.
         rate: Stated alarm rate.
+        folds: Networks of a cross calibration of the calibration rows; 0 for a split one.
+        confidence: Of the promise.
+        tail: Whether tails are fitted.
+        groups: Groups of the calibration rows.
+        per_day: Alarms a day and rows a day.
+        private: Whether the bundle is private.
+        power: Whether power was measured.
     """
 
     columns: tuple[Column, ...] = columns_of(14)
@@ -95,47 +106,90 @@ class Plant:
     latent: int = 6
     warnings: tuple[str, ...] = ()
     checks: int = 60
-    decision: Literal["elbo", "reconstruction", "either"] = "elbo"
+    decision: Literal["elbo", "reconstruction", "both"] = "elbo"
     name: str = "pump-station-7"
     rate: float = 0.01
+    folds: int = 0
+    confidence: float | None = None
+    tail: bool = False
+    groups: tuple[str, ...] = ()
+    per_day: tuple[float, float] | None = None
+    private: bool = False
+    power: bool = False
 
     def contents(self) -> ReportContents:
         """The contents of the report; the same for the same plant."""
         rng = np.random.default_rng(3)
-        table = np.empty(0)
-        calibration = self.scored(self.rows[2], rng, table)
-        table = np.sort(calibration.score)
-        train, validation = (self.scored(n, rng, table) for n in self.rows[:2])
+        calibration = self.scored(self.rows[2], rng)
+        calibrated = self.calibrated(calibration)
+        calibration = self.judged(calibration, calibrated)
+        train, validation = (self.judged(self.scored(n, rng), calibrated) for n in self.rows[:2])
+        labelled = self.judged(self.scored(self.labelled, rng, shift=5.0), calibrated) if self.labelled else None
+        strange = validation
+        if self.folds:
+            fold = np.arange(self.rows[2]) % self.folds
+            strange = train = validation = calibration = dataclasses.replace(calibration, fold=fold)
         kl = np.sort(rng.gamma(0.7, 0.8, self.latent))[::-1] * np.where(np.arange(self.latent) < 4, 1, 1e-3)
         return ReportContents(
-            self.manifest(table),
+            self.manifest(calibrated),
             self.record(),
             train,
             validation,
             calibration,
-            self.scored(self.labelled, rng, table, shift=5.0) if self.labelled else None,
-            strangest_of(self.columns, validation, rng),
+            labelled,
+            strangest_of(self.columns, strange, rng),
             LatentUse(kl, 0.8, kl) if self.latent else None,
             self.warnings,
             Relations(-11.2, -3.4, 7.6, 0.3, self.rows[1]),
+            calibrated.tails,
+            power_of(self.columns) if self.power else None,
         )
 
-    def scored(self, n: int, rng: np.random.Generator, table: FloatArray, shift: float = 0.0) -> ScoredRows:
-        """So many scored rows, shifted where they are anomalies; their p-values come from a table of scores."""
+    def calibrated(self, rows: ScoredRows) -> Calibrated:
+        """The calibration, also where the rows support no such rate."""
+        m = len(rows.score)
+        alarms, a_day = self.per_day or (None, None)
+        rate = self.rate if self.per_day is None else self.per_day[0] / self.per_day[1]
+        group = [self.groups[at % len(self.groups)] for at in range(m)] if self.groups else None
+        if not self.tail and (m + 1) * rate < 1.0:
+            table = Table(rows.score, rows.reconstruction_error)
+            facts = Calibration("split", m, rate, 1 / (m + 1), self.decision, np.inf, np.inf)
+            return Calibrated(CalibrationTables.of([table], self.decision), facts, None)
+        return calibrate(
+            CalibrationRows(rows.score, rows.reconstruction_error, group),
+            Budget(rate, alarms, a_day, self.confidence),
+            decision=self.decision,
+            tail=self.tail,
+            by="station" if self.groups else None,
+            folds=self.folds,
+        )
+
+    def judged(self, rows: ScoredRows, calibrated: Calibrated) -> ScoredRows:
+        """The rows with p-values and verdicts."""
+        found = calibrated.tables.verdicts(rows.score, rows.reconstruction_error, calibrated.facts.alarm_rate)
+        return dataclasses.replace(
+            rows,
+            p_value=found.p_value.astype(np.float64),
+            p_value_reconstruction=found.p_value_reconstruction.astype(np.float64),
+            p_value_verdict=found.p_value_verdict.astype(np.float64),
+            alarm=found.alarm,
+        )
+
+    def scored(self, n: int, rng: np.random.Generator, shift: float = 0.0) -> ScoredRows:
+        """So many scored rows, shifted where they are anomalies, still without p-values."""
         d = len(self.columns)
         noise = rng.gamma(1.0, 1.0, (n, d)) - 1 + 0.3 * rng.gamma(1.0, 1.0, (n, 1))
         spikes = shift * (rng.random((n, d)) < 0.25) * rng.lognormal(0, 1.2, (n, d))
         contribution = np.linspace(-1.2, 1.4, d) + 0.6 * noise + spikes
         means = rng.standard_normal((n, self.latent)) * np.linspace(1.5, 0.2, self.latent) + shift / 4
         score = contribution.sum(axis=1) + 0.5 * (means**2).sum(axis=1)
-        table = table if len(table) else np.sort(score)
-        p = np.minimum(1.0, (1 + len(table) - np.searchsorted(table, score, "left")) / (len(table) + 1))
-        return ScoredRows(score, error_of(score), p, p.copy(), p <= self.rate, contribution, means)
+        p = np.ones(n)
+        return ScoredRows(score, error_of(score), p, p, p, p < 0, contribution, means)
 
-    def manifest(self, table: FloatArray) -> Manifest:
+    def manifest(self, calibrated: Calibrated) -> Manifest:
         """The manifest, with thresholds from calibration scores."""
-        m = self.rows[2]
-        threshold = float(table[-max(1, int(self.rate * (m + 1)))]) if m else 0.0
+        everywhere = self.rows[2]
+        rows = (everywhere, everywhere, everywhere) if self.folds else self.rows
         return Manifest(
             name=self.name,
             kind="table",
@@ -147,10 +201,10 @@ class Plant:
                 LeftOut("fault", "the label", "label"),
                 LeftOut("firmware", "it is constant"),
             ),
-            split=Split("time", "timestamp", *self.rows, labelled=self.labelled),
-            calibration=Calibration(
-                "split", m, self.rate, 1 / (m + 1), self.decision, threshold, float(error_of(np.array(threshold)))
+            split=Split(
+                "random" if self.folds else "time", None if self.folds else "timestamp", *rows, labelled=self.labelled
             ),
+            calibration=calibrated.facts,
             provenance=Provenance(
                 "plant/pumps-2025.parquet",
                 "sha256:" + "9f2c4e71ab" * 6 + "9f2c",
@@ -161,6 +215,7 @@ class Plant:
                 {"anomvae": "0.1.0", "numpy": "2.4.6", "onnxruntime": "1.31.1", "torch": "2.13.0"},
             ),
             latent=self.latent,
+            private=self.private,
         )
 
     def record(self) -> TrainingRecord:
@@ -181,9 +236,22 @@ class Plant:
         )
 
 
+def power_of(columns: tuple[Column, ...]) -> PowerResult:
+    """Power of a limit at 3 on the first number column alone."""
+    draw = np.random.default_rng(0)
+    d = sum(column.is_numeric for column in columns)
+    return measure_power(
+        lambda numbers, codes, of: np.asarray(np.abs(numbers[:, 0]) > 3),
+        draw.normal(size=(60, d)).astype(np.float32),
+        draw.integers(0, 2, (60, len(columns) - d)),
+        tuple(dataclasses.replace(column, mean=0.0, std=1.0) if column.is_numeric else column for column in columns),
+        PowerSettings(0.02, rows=60, budget_rows=10_000),
+    )
+
+
 def error_of(score: FloatArray) -> FloatArray:
     """A reconstruction error that goes with a score, heavy tailed."""
-    return np.asarray(np.exp(0.12 * np.minimum(score, 2000)) / 4)
+    return np.asarray(np.exp(0.12 * np.minimum(score, 500)) / 4)
 
 
 @pytest.fixture(scope="session")

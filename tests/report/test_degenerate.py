@@ -55,7 +55,7 @@ def everywhere(contents: ReportContents, **values: float) -> ReportContents:
         {"latent": 2},
         {"latent": 64},
         {"rate": 0.0001},
-        {"rate": 0.5, "decision": "either"},
+        {"rate": 0.5, "decision": "both"},
         {"columns": (Column("only", "numeric", "double"),)},
         {
             "columns": (
@@ -87,7 +87,9 @@ def test_latent_means_that_are_all_one_value_are_reported(make_contents: Make, v
 
 @pytest.mark.parametrize("value", [np.nan, 0.0, 1.0])
 def test_p_values_that_are_all_one_value_are_reported(make_contents: Make, value: float) -> None:
-    assert whole(render(everywhere(make_contents(), p_value=value, p_value_reconstruction=value)))
+    assert whole(
+        render(everywhere(make_contents(), p_value=value, p_value_reconstruction=value, p_value_verdict=value))
+    )
 
 
 def test_a_few_broken_rows_among_good_ones_are_counted_and_said(labelled_contents: ReportContents) -> None:

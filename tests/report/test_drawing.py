@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
 from anomvae.report.curves import training_curves
-from anomvae.report.histograms import Part, p_strips, score_strips
+from anomvae.report.histograms import Part, score_strips
 from anomvae.report.latent import _projection
 from anomvae.report.svg import Scale, labels, roomy, tag, thin
 from anomvae.report.wording import number, share, short
@@ -54,12 +54,6 @@ def test_rows_below_and_above_the_threshold_never_share_a_bar() -> None:
     quiet, loud = re.findall(r'<path d="([^"]*)" class="bar train(?: quiet)?"', str(figure.svg))
     assert loud.count("M") == 2
     assert quiet.count("M") >= 3
-
-
-def test_flat_p_values_stay_within_their_band() -> None:
-    figure = p_strips("p", [Part("validation", "validation", np.linspace(0.0005, 0.9995, 1000))])
-    assert figure is not None
-    assert "5\N{NARROW NO-BREAK SPACE}% of rows have a p-value below 0.05" in str(figure.svg)
 
 
 def test_the_best_check_is_the_one_with_the_lowest_validation_loss() -> None:

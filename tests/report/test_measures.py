@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, ks_2samp
 from sklearn.metrics import roc_auc_score
 
-from anomvae.report import ScoredRows
-from anomvae.report.measures import Share, above, deciding_p, ranking, rate_interval, sameness
+from anomvae.report.measures import Share, above, ranking, sameness
 
 
 @given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -47,35 +46,11 @@ def test_sameness_is_the_two_sample_test_of_kolmogorov_and_smirnov() -> None:
     assert p == pytest.approx(expected.pvalue, rel=0.3)  # theirs corrects for small samples
 
 
-@pytest.mark.parametrize(("rows", "rate"), [(999, 0.01), (200, 0.05), (99, 0.01)])
-def test_the_rate_in_service_lies_within_its_interval_95_times_of_100(rows: int, rate: float) -> None:
-    rng = np.random.default_rng(2)
-    beyond = int(np.floor(rate * (rows + 1) + 1e-9))
-    thresholds = np.sort(rng.random((4000, rows)), axis=1)[:, rows - beyond]
-    low, high = rate_interval(rows, rate)
-    assert np.mean((1 - thresholds >= low) & (1 - thresholds <= high)) == pytest.approx(0.95, abs=0.015)
-
-
-def test_too_few_rows_never_alarm_and_a_rate_of_one_always_does() -> None:
-    assert rate_interval(50, 0.01) == (0.0, 0.0)
-    assert rate_interval(50, 1.0) == (1.0, 1.0)
-
-
 def test_infinite_scores_rank_first_and_rows_without_a_score_are_left_out() -> None:
     curves = ranking(np.array([0.0, 1.0, np.nan]), np.array([np.inf, 2.0]))
     assert curves is not None
     assert curves.auroc == 1.0
     assert ranking(np.array([np.nan]), np.array([1.0])) is None
-
-
-def test_a_verdict_from_either_score_alarms_as_two_verdicts_at_half_the_rate() -> None:
-    rng = np.random.default_rng(3)
-    p, q, nothing = rng.random(500), rng.random(500), np.zeros(500)
-    rows = ScoredRows(nothing, nothing, p, q, p < 0, np.zeros((500, 1)), np.zeros((500, 1)))
-    either = deciding_p(rows, "either") <= 0.1
-    assert np.array_equal(either, (p <= 0.05) | (q <= 0.05))
-    assert deciding_p(rows, "elbo") is p
-    assert deciding_p(rows, "reconstruction") is q
 
 
 def test_the_report_needs_neither_torch_nor_onnx_nor_mlflow() -> None:

@@ -150,7 +150,7 @@ def test_labels_bring_ranking_curves_and_without_them_nothing_speaks_of_anomalie
         assert said not in without
 
 
-@pytest.mark.parametrize("decision", ["elbo", "reconstruction", "either"])
+@pytest.mark.parametrize("decision", ["elbo", "reconstruction", "both"])
 def test_only_the_thresholds_that_decide_stand_on_the_first_screen(make_contents: Make, decision: str) -> None:
     tiles = render(make_contents(decision=decision)).partition('<section id="learned"')[0]
     assert ("Score threshold" in tiles) == (decision != "reconstruction")

@@ -184,3 +184,41 @@ def test_rows_of_many_jobs_stand_one_after_the_other(queue: Queue) -> None:
     assert batch is not None
     assert batch.rows().numeric[:, 0].tolist() == [0, 1, 2, 0, 1]
     assert len(batch.rows()) == batch.n_rows
+
+
+def grouped(queue: Queue, group: list[int] | None, n: int) -> Job:
+    job = queue.add(n)
+    job.rows = EncodedRows(job.rows.numeric, job.rows.categorical, None if group is None else np.array(group))
+    return job
+
+
+def batches(queue: Queue) -> list[EncodedRows]:
+    """The rows of all batches there are."""
+    return [batch.rows() for batch in iter(lambda: queue.next_batch(10.0), None)]
+
+
+def test_rows_keep_their_groups_in_a_batch_and_rows_of_none_have_the_number_of_none(queue: Queue) -> None:
+    for group, n in (([0, 1], 2), (None, 1), ([2, 3, 0, 1], 4)):
+        grouped(queue, group, n)
+    (rows,) = batches(queue)
+    assert rows.group is not None
+    assert rows.group.dtype == np.int64
+    assert rows.group.tolist() == [0, 1, -1, 2, 3, 0, 1]
+    assert rows.numeric[:, 0].tolist() == [0, 1, 0, 0, 1, 2, 3]
+
+
+def test_a_large_jobs_pieces_keep_their_rows_groups(queue: Queue) -> None:
+    grouped(queue, list(range(20)), 20)
+    parts = batches(queue)
+    assert len(parts) == 3
+    for part in parts:
+        assert part.group is not None
+        np.testing.assert_array_equal(part.group, part.numeric[:, 0])
+
+
+def test_a_batch_without_groups_has_none(queue: Queue) -> None:
+    queue.add(2)
+    queue.add(3)
+    (rows,) = batches(queue)
+    assert len(rows) == 5
+    assert rows.group is None

@@ -18,6 +18,7 @@ from anomvae.data.writing import Answers, write_answers
 from anomvae.errors import SettingError, TooFewRowsError
 from anomvae.scoring import Scorer
 from anomvae.scoring.reasons import natural_reasons, top_columns
+from tests.calibrated import recalibrated, sites
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,6 +57,7 @@ def test_answers_come_row_for_row_in_order_behind_the_identifiers(scorer: Scorer
         "reconstruction_error",
         "p_value_reconstruction",
         "alarm",
+        "tail",
         "reasons",
     ]
     assert answers["part"].to_pylist() == rows["part"].to_pylist()
@@ -234,3 +236,84 @@ def test_answers_of_a_file_are_those_of_its_table(scorer: Scorer, rows: pa.Table
     source = open_rows(tmp_path / "rows.parquet")
     streamed = pa.Table.from_batches(list(scorer.score_batches(source.batches(batch_rows=64), source.schema)))
     assert streamed.equals(scorer.score(rows))
+
+
+@pytest.fixture(scope="module")
+def by_site(fitted: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Scorer:
+    """A scorer of both scores together, whose sites have calibrations of their own."""
+    folder = tmp_path_factory.mktemp("by_site") / "press"
+    return Scorer(recalibrated(fitted, folder, by="site", decision="both"))
+
+
+def test_a_row_is_held_against_its_own_group_and_says_where_it_was_not(by_site: Scorer) -> None:
+    rows = sites(400, seed=8)
+    answers = by_site.score(rows)
+    assert answers.schema.names == [
+        "part",
+        "site",
+        "score",
+        "p_value",
+        "reconstruction_error",
+        "p_value_reconstruction",
+        "p_value_verdict",
+        "alarm",
+        "tail",
+        "pooled",
+        "reasons",
+    ]
+    names = np.array(rows["site"].to_pylist())
+    known = [group.name for group in by_site.manifest.calibration.groups]
+    assert sorted(known) == ["north", "south"]
+    np.testing.assert_array_equal(answers["pooled"].to_numpy(), ~np.isin(names, known))
+    alone = by_site.score(rows.drop(["site"]))
+    assert alone["pooled"].to_numpy().all()
+    assert "site" not in alone.schema.names
+    assert alone["score"].equals(answers["score"])
+    assert not alone["p_value"].equals(answers["p_value"])
+    calibration = by_site.manifest.calibration
+    for group in calibration.groups:
+        of = names == group.name
+        clear = answers["score"].to_numpy()[of] > group.score_threshold * 1.001
+        assert answers["alarm"].to_numpy()[of][clear].all()
+    p = answers["p_value_verdict"].to_numpy()
+    np.testing.assert_array_equal(answers["alarm"].to_numpy(), p <= calibration.alarm_rate * (1 + 1e-6))
+
+
+def test_the_groups_may_come_in_any_type_that_says_the_same(by_site: Scorer) -> None:
+    rows = sites(60, seed=9)
+    wanted = by_site.score(rows).drop(["site"])
+    cells = rows["site"].combine_chunks()
+    place = rows.schema.get_field_index("site")
+    for others in (cells.dictionary_encode(), cells.cast(pa.large_string()), pa.chunked_array([cells[:7], cells[7:]])):
+        assert by_site.score(rows.set_column(place, "site", others)).drop(["site"]).equals(wanted)
+    missing = by_site.score(rows.set_column(place, "site", pa.array(["nowhere", None, ""] * 20)))
+    assert missing["pooled"].to_numpy().all()
+
+
+def test_groups_do_not_depend_on_the_batch_either(by_site: Scorer) -> None:
+    rows = sites(300, seed=10)
+    whole = by_site.score(rows)
+    parts = [by_site.score(rows.slice(start, size)) for start, size in ((0, 1), (1, 16), (17, 100), (117, 183))]
+    assert pa.concat_tables(parts).equals(whole)
+    assert by_site.score(rows.slice(0, 0)).schema == whole.schema
+
+
+def test_a_rate_that_only_the_larger_group_supports_is_refused(by_site: Scorer) -> None:
+    calibration = by_site.manifest.calibration
+    assert calibration.smallest_alarm_rate > 1 / (max(group.rows for group in calibration.groups) + 1)
+    by_site.check_alarm_rate(calibration.smallest_alarm_rate)
+    with pytest.raises(TooFewRowsError, match="the smallest group of 'press' was calibrated on"):
+        by_site.check_alarm_rate(calibration.smallest_alarm_rate * 0.9)
+
+
+def test_verdicts_beyond_all_calibration_rows_are_flagged(fitted: Bundle, tmp_path: Path) -> None:
+    scorer = Scorer(recalibrated(fitted, tmp_path / "tail", tail=True, alarm_rate=0.0005))
+    rows = sites(200, seed=11)
+    temperature = rows["temperature"].to_numpy().copy()
+    temperature[::10] = 1e4
+    odd = rows.set_column(rows.schema.get_field_index("temperature"), "temperature", pa.array(temperature))
+    answers = scorer.score(odd)
+    tail, alarm, p = (answers[name].to_numpy() for name in ("tail", "alarm", "p_value"))
+    assert alarm[::10].all()
+    assert not (alarm & ~tail).any()  # no row counts for so small a rate
+    np.testing.assert_array_equal(tail, p < 0.999999 / (scorer.manifest.calibration.rows + 1))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from anomvae.errors import BundleError
 from anomvae.scoring import GraphSession
 from anomvae.scoring.selftest import probe_rows
+from tests.calibrated import recalibrated
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -116,3 +118,49 @@ def test_calls_stay_within_the_processors_cache(fitted: Bundle) -> None:
 def test_the_most_rows_a_call_can_be_lowered_but_on_the_processor_not_raised(fitted: Bundle) -> None:
     sizes = [GraphSession(fitted.graph, largest_chunk=largest).chunk_rows for largest in (1, 100, 1024, 65_536)]
     assert sizes == [16, 96, 1024, 1024]
+
+
+@pytest.fixture(scope="module")
+def by_site(fitted: Bundle, tmp_path_factory: pytest.TempPathFactory) -> GraphSession:
+    folder = tmp_path_factory.mktemp("by_site") / "press"
+    return GraphSession(recalibrated(fitted, folder, by="site").graph)
+
+
+@pytest.mark.parametrize("n", [0, 1, 15, 16, 17, 100])
+@pytest.mark.parametrize("alarm_rate", [None, 0.2])
+def test_rows_that_tell_their_group_are_answered_alike_bound_or_not_and_in_any_company(
+    by_site: GraphSession, rows: EncodedRows, n: int, alarm_rate: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert by_site.has_groups
+    group = np.arange(100) % 4 - 1
+    told = dataclasses.replace(rows, group=group)
+    whole, some = by_site.run(told, by_site.outputs, alarm_rate), told.take(slice(0, n))
+    plain = by_site.run(some, by_site.outputs, alarm_rate)
+    monkeypatch.setattr(by_site, "_on_device", True)
+    bound = by_site.run(some, by_site.outputs, alarm_rate)
+    for name, array in plain.items():
+        assert array.tobytes() == bound[name].tobytes() == whole[name][:n].tobytes(), name
+    np.testing.assert_array_equal(whole["pooled"], ~np.isin(group, (0, 1)))
+
+
+def test_rows_that_tell_no_group_are_held_against_the_pooled_rows(by_site: GraphSession, rows: EncodedRows) -> None:
+    untold = by_site.run(rows, by_site.outputs)
+    assert untold["pooled"].all()
+    for number in (-1, 2, 2**40):
+        told = by_site.run(dataclasses.replace(rows, group=np.full(100, number)), by_site.outputs)
+        for name, array in untold.items():
+            assert array.tobytes() == told[name].tobytes()
+    own = by_site.run(dataclasses.replace(rows, group=np.zeros(100, dtype=np.int64)), by_site.outputs)
+    assert own["p_value"].tobytes() != untold["p_value"].tobytes()
+    assert own["score"].tobytes() == untold["score"].tobytes()
+
+
+def test_a_graph_without_groups_does_not_mind_being_told(session: GraphSession, rows: EncodedRows) -> None:
+    assert not session.has_groups
+    told = session.run(dataclasses.replace(rows, group=np.zeros(100, dtype=np.int64)), session.outputs)
+    for name, array in session.run(rows, session.outputs).items():
+        assert array.tobytes() == told[name].tobytes()
+
+
+def test_the_group_and_the_rate_are_no_inputs_that_must_be_given(by_site: GraphSession) -> None:
+    assert by_site.inputs == ("numeric", "categorical")

@@ -21,6 +21,7 @@ from anomvae.serving.model import ServedModel
 from anomvae.serving.models import ModelTable
 from anomvae.serving.service import Call, Service, ServiceLimits
 from anomvae.serving.tokens import Tokens
+from tests.calibrated import recalibrated
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -31,6 +32,13 @@ if TYPE_CHECKING:
 NAME = "press one"
 LIMITS = ("--body-timeout", "0.6", "--header-timeout", "0.6", "--max-body-mb", "1", "--max-buffered-mb", "1.1")
 SECRET = "a-cell-nobody-may-see"  # noqa: S105  no password
+
+
+@pytest.fixture(scope="session")
+def grouped(fitted: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A detector whose verdict rests on both scores, with sites that have calibrations of their own, and a tail."""
+    folder = tmp_path_factory.mktemp("grouped") / "press"
+    return recalibrated(fitted, folder, by="site", decision="both", tail=True)
 
 
 class Session:

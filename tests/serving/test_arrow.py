@@ -208,7 +208,8 @@ def test_a_damaged_stream_is_answered_or_refused_and_breaks_nothing(model: Serve
         accept = data.draw(st.sampled_from(["", JSON]))
         decoded = decode_score_arrow(model, bytes(body[:cut]), {"accept": accept}, {"top": "2"})
         n = len(decoded.rows)
-        each, wide = decoded.outputs[:5], decoded.outputs[5:]
+        each = [name for name in decoded.outputs if name in model.answered]
+        wide = [name for name in decoded.outputs if name not in each]
         arrays: dict[str, Any] = {name: np.zeros(n, np.float32) for name in each}
         arrays |= {name: np.zeros((n, 5), np.float32) for name in wide}
         decoded.encode(arrays)

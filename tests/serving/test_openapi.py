@@ -20,6 +20,7 @@ from anomvae.serving.openapi import openapi
 from anomvae.serving.openapi_schemas import described, example_record
 from anomvae.serving.records import decode_score
 from anomvae.serving.v2 import decode_infer
+from tests.calibrated import SITES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -146,6 +147,51 @@ def test_every_kind_of_column_has_a_schema_and_an_example_that_is_read(fitted: B
     body = document["paths"]["/v1/models/{model}/score"]["post"]["requestBody"]["content"][JSON]["schema"]
     jsonschema.Draft202012Validator(body).validate([row])
     assert docs_page(document)
+
+
+@pytest.fixture(scope="module")
+def grouped_model(grouped: Bundle) -> ServedModel:
+    return ServedModel("grouped", "2", grouped, Scorer(grouped).session)
+
+
+def test_answers_of_every_model_are_as_described(model: ServedModel, grouped_model: ServedModel) -> None:
+    for served in ([model], [grouped_model], [model, grouped_model]):
+        document = json.loads(json.dumps(openapi(served, secured=False)))
+        schema = document["components"]["schemas"]["Answers"]
+        row = schema["properties"]["answers"]["items"]
+        for one in served:
+            decoded = decode_score(one, orjson.dumps([{**example_record(one), "site": "north"}]), {}, {})
+            told = json.loads(decoded.encode(one.session.run_in_chunks(decoded.rows, decoded.outputs)).body)
+            jsonschema.Draft202012Validator(schema).validate(told)
+            assert told["answers"][0].keys() - {"site"} <= row["properties"].keys()
+        assert set(row["required"]) == {"reasons"}.union(*[one.answered for one in served]) & {
+            "reasons",
+            *set.intersection(*[set(one.answered) for one in served]),
+        }
+
+
+def test_groups_are_described_and_never_named(model: ServedModel, grouped_model: ServedModel) -> None:
+    document = json.loads(json.dumps(openapi([grouped_model], secured=False)))
+    page = docs_page(document).decode()
+    for text in (json.dumps(document), page):
+        assert not any(name in text for name in SITES[:2])  # the third, east, hides in least
+    assert "2 groups of <code>site</code> have calibrations of their own" in page
+    assert "extrapolated" in page
+    infer = document["paths"]["/v2/models/{model}/infer"]["post"]["requestBody"]["content"][JSON]["schema"]
+    assert "`group`" in infer["properties"]["inputs"]["items"]["properties"]["name"]["description"]
+    assert "`group`" not in json.dumps(openapi([model], secured=False))
+    record = document["paths"]["/v1/models/{model}/score"]["post"]["requestBody"]["content"][JSON]["schema"]
+    jsonschema.Draft202012Validator(record).validate([{**example_record(grouped_model), "site": "north"}])
+    facts = described(grouped_model)["calibration"]
+    assert (facts["groups"], facts["groups_pooled"], facts["tail"]) == (2, 1, True)
+
+
+def test_the_smallest_rate_is_that_of_the_verdict(grouped_model: ServedModel) -> None:
+    document = openapi([grouped_model], secured=False)
+    (rate,) = [
+        p for p in document["paths"]["/v1/models/{model}/score"]["post"]["parameters"] if p["name"] == "alarm_rate"
+    ]
+    assert rate["schema"]["minimum"] == grouped_model.manifest.calibration.smallest_alarm_rate
 
 
 class Page(HTMLParser):

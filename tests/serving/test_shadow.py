@@ -14,14 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anomvae.bundle import Column
-from anomvae.data.encoding import encode
+from anomvae.bundle import Column, GroupCalibration
+from anomvae.data.encoding import codes_of, encode
 from anomvae.errors import ColumnMismatchError, ScoringError, StoppingError
 from anomvae.observability import Metrics
 from anomvae.scoring.jobs import Answered
 from anomvae.serving.exchange import Decoded
 from anomvae.serving.models import ModelTable
 from anomvae.serving.shadow import Shadow, Translation
+from tests.conftest import mixed_table
 
 if TYPE_CHECKING:
     from anomvae.bundle import Bundle, Manifest
@@ -131,6 +132,36 @@ def test_a_challenger_that_wants_what_callers_do_not_send_is_refused(fitted: Bun
     )
     with pytest.raises(ColumnMismatchError, match=column.name):
         Translation(source, _with(fitted.manifest, (column,)))
+
+
+def _grouped(manifest: Manifest, by: str, *names: str) -> Manifest:
+    groups = tuple(GroupCalibration(name, 100, 1.0, 1.0) for name in names)
+    calibration = dataclasses.replace(manifest.calibration, by=by, groups=groups)
+    return dataclasses.replace(manifest, calibration=calibration)
+
+
+def test_groups_are_known_again_by_name(fitted: Bundle) -> None:
+    champion = _grouped(fitted.manifest, "site", "north", "south", "east")
+    challenger = _grouped(fitted.manifest, "site", "west", "south", "north")
+    cells = ["north", "south", "east", "west", None]
+    rows = encode(mixed_table(len(cells)), fitted.manifest.columns)
+    rows = dataclasses.replace(rows, group=codes_of(pa.array(cells), champion.calibration.group_column))  # type: ignore[arg-type]
+    found = Translation(champion, challenger)(rows)
+    assert found.group is not None
+    # The champion knows no west; what it cannot tell is pooled, as is what the challenger does not know.
+    assert found.group.tolist() == [2, 1, 3, 3, 3]
+    odd = Translation(champion, challenger)(dataclasses.replace(rows, group=np.array([-1, 3, 99, -(2**63), 1])))
+    assert odd.group is not None
+    assert odd.group.tolist() == [3, 3, 3, 3, 1]
+
+
+def test_groups_of_another_column_or_of_none_are_pooled(fitted: Bundle) -> None:
+    champion = _grouped(fitted.manifest, "site", "north")
+    rows = dataclasses.replace(encode(mixed_table(3), fitted.manifest.columns), group=np.zeros(3, dtype=np.int64))
+    for challenger in (_grouped(fitted.manifest, "line", "north"), fitted.manifest):
+        assert Translation(champion, challenger)(rows).group is None
+    assert Translation(fitted.manifest, champion)(dataclasses.replace(rows, group=None)).group is None
+    assert Translation(champion, champion)(dataclasses.replace(rows, group=None)).group is None
 
 
 class Batcher:

@@ -15,24 +15,37 @@ from anomvae.bundle import (
     Bundle,
     Calibration,
     Column,
+    GroupCalibration,
     LeftOut,
     Manifest,
     Provenance,
     Split,
+    TailRecord,
     TrainingRecord,
     write_bundle,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
 class MakeBundle(Protocol):
-    def __call__(self, folder: str = ..., *, evaluation: dict[str, float] | None = ..., **changes: Any) -> Bundle: ...
+    def __call__(
+        self,
+        folder: str = ...,
+        *,
+        evaluation: dict[str, float] | None = ...,
+        scorer: bytes | None = ...,
+        **changes: Any,
+    ) -> Bundle: ...
 
 
-def make_graph() -> bytes:
-    """The contract of the design's section 2: score = |numbers| + code; it alarms when p <= alarm_rate."""
+def make_graph(*, groups: bool = False) -> bytes:
+    """The contract of the design's section 2: score = |numbers| + code; it alarms when p <= alarm_rate.
+
+    Both scores give the verdict where there are groups, of which there is one.
+    """
     nodes = [
         helper.make_node("IsNaN", ["numeric"], ["gone"]),
         helper.make_node("Where", ["gone", "zero", "numeric"], ["numbers"]),
@@ -49,12 +62,14 @@ def make_graph() -> bytes:
         helper.make_node("Mul", ["numbers", "zero"], ["expected"]),
         helper.make_node("Identity", ["codes"], ["latent"]),
         helper.make_node("Sub", ["categorical", "categorical"], ["expected_category"]),
+        helper.make_node("Less", ["p_value", "small"], ["tail"]),
     ]
     constants = [
         helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0]),
         helper.make_tensor("one", TensorProto.FLOAT, [], [1.0]),
         helper.make_tensor("axis", TensorProto.INT64, [1], [1]),
         helper.make_tensor("alarm_rate", TensorProto.FLOAT, [], [0.1]),
+        helper.make_tensor("small", TensorProto.FLOAT, [], [0.05]),
     ]
     inputs = [
         helper.make_tensor_value_info("numeric", TensorProto.FLOAT, ["n", 2]),
@@ -65,11 +80,23 @@ def make_graph() -> bytes:
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in each_row]
     outputs += [
         helper.make_tensor_value_info("alarm", TensorProto.BOOL, ["n"]),
+        helper.make_tensor_value_info("tail", TensorProto.BOOL, ["n"]),
         helper.make_tensor_value_info("contribution", TensorProto.FLOAT, ["n", 3]),
         helper.make_tensor_value_info("expected", TensorProto.FLOAT, ["n", 2]),
         helper.make_tensor_value_info("latent", TensorProto.FLOAT, ["n", 1]),
         helper.make_tensor_value_info("expected_category", TensorProto.INT64, ["n", 1]),
     ]
+    if groups:
+        nodes += [
+            helper.make_node("Shape", ["score"], ["size"]),
+            helper.make_node("Expand", ["group", "size"], ["groups"]),
+            helper.make_node("Cast", ["groups"], ["pooled"], to=TensorProto.BOOL),
+            helper.make_node("Identity", ["p_value"], ["p_value_verdict"]),
+        ]
+        constants.append(helper.make_tensor("group", TensorProto.INT64, [1], [1]))
+        inputs.append(helper.make_tensor_value_info("group", TensorProto.INT64, ["g"]))
+        outputs.append(helper.make_tensor_value_info("pooled", TensorProto.BOOL, ["n"]))
+        outputs.append(helper.make_tensor_value_info("p_value_verdict", TensorProto.FLOAT, ["n"]))
     graph = helper.make_graph(nodes, "scorer", inputs, outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
@@ -128,9 +155,15 @@ def graph() -> bytes:
 def make_bundle(tmp_path: Path, graph: bytes) -> MakeBundle:
     """Makes a bundle; `changes` replace fields of the manifest."""
 
-    def make(folder: str = "bundle", *, evaluation: dict[str, float] | None = None, **changes: Any) -> Bundle:
+    def make(
+        folder: str = "bundle",
+        *,
+        evaluation: dict[str, float] | None = None,
+        scorer: bytes | None = None,
+        **changes: Any,
+    ) -> Bundle:
         files = {
-            "scorer.onnx": graph,
+            "scorer.onnx": scorer or graph,
             "training.json": make_record(evaluation or {}).to_json().encode(),
             "card.md": b"# pumps\n",
             "report.html": b"<!doctype html><title>pumps</title>",
@@ -140,6 +173,21 @@ def make_bundle(tmp_path: Path, graph: bytes) -> MakeBundle:
         return write_bundle(tmp_path / folder, dataclasses.replace(make_manifest(), **changes), files)
 
     return make
+
+
+@pytest.fixture
+def make_grouped(make_bundle: MakeBundle) -> Callable[[], Bundle]:
+    """Makes a bundle whose group `x` of operators has a calibration of its own, with all that may be promised."""
+    facts = dataclasses.replace(
+        make_manifest().calibration,
+        decision="both",
+        confidence=0.9,
+        by="operator",
+        groups=(GroupCalibration("x", 9, 8.0, 8.0),),
+        groups_pooled=2,
+        tail=(TailRecord(1.0, 1.0, 0.1, 5, 0.1, 0.9),) * 2,
+    )
+    return lambda: make_bundle("grouped", scorer=make_graph(groups=True), calibration=facts)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from anomvae.bundle import Column
 from anomvae.errors import BundleError, ColumnMismatchError, TooFewRowsError
+from anomvae.scoring import Scorer
 from anomvae.tracking import registry
 from anomvae.tracking.flavours import requirements
 from anomvae.tracking.runs import LoggedRun, log_bundle
@@ -24,11 +26,13 @@ from anomvae.tracking.signature import make_example, make_signature
 from mlflow import MlflowClient
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import SimpleNamespace
 
+    from anomvae.bundle import Bundle
     from tests.tracking.conftest import MakeBundle
 
-ANSWERS = ["score", "p_value", "reconstruction_error", "p_value_reconstruction", "alarm", "reasons"]
+ANSWERS = ["score", "p_value", "reconstruction_error", "p_value_reconstruction", "alarm", "tail", "reasons"]
 
 
 @pytest.fixture
@@ -125,6 +129,41 @@ def test_booleans_are_sent_as_booleans_or_as_0_and_1(
     rows["kind"] = pd.Series(cells, index=rows.index)
     codes = [2.0 if cell is None else float(cell in (True, "yes")) for cell in cells]
     assert model.predict(rows)["score"].tolist() == [3.5 + codes[0], 4.0 + codes[1], 25.0 + codes[2]]
+
+
+def test_groups_are_told_by_their_column_and_all_that_the_graph_answers_comes_back(
+    make_grouped: Callable[[], Bundle],
+    uri: str,
+    flavours: SimpleNamespace,
+    rows: pd.DataFrame,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logged = log_bundle(make_grouped(), tracking_uri=uri, model_name="grouped")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    model = flavours.pyfunc.load_model(f"models:/{logged.model_id}")
+    answers = model.predict(rows)
+    numbers = [*ANSWERS[:4], "p_value_verdict"]
+    assert list(answers.columns) == ["operator", *numbers, "alarm", "tail", "pooled", "reasons"]
+    assert answers["pooled"].tolist() == [False, True, True]
+    assert answers["tail"].tolist() == [False, False, True]
+    assert model.predict(rows.drop(columns="operator"))["pooled"].tolist() == [True, True, True]
+    signature = model.metadata.signature
+    assert signature.outputs.input_names() == list(answers.columns)
+    (operator,) = [column for column in signature.inputs.to_dict() if column["name"] == "operator"]
+    assert not operator["required"]
+
+
+def test_the_signature_names_the_answers_in_their_order(
+    make_bundle: MakeBundle, make_grouped: Callable[[], Bundle]
+) -> None:
+    for bundle in (make_bundle(), make_grouped()):
+        signature = make_signature(bundle.manifest)
+        answered = Scorer(bundle).answered
+        assert [name for name in signature.outputs.input_names() if name not in ("operator", "reasons")] == list(
+            answered
+        )
+    old = dataclasses.replace(make_bundle().manifest, format_version=1)
+    assert "tail" not in make_signature(old).outputs.input_names()
 
 
 def test_a_missing_column_is_told_by_name(model: Any, rows: pd.DataFrame) -> None:

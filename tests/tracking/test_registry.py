@@ -186,7 +186,8 @@ def test_a_version_is_shown_in_full(logged: list[LoggedRun]) -> None:
     details = registry.show("pumps@candidate")
     assert (details.title, details.version, details.aliases) == ("pumps/3", 3, ("candidate",))
     assert (details.run_id, details.model_id) == (logged[2].run_id, logged[2].model_id)
-    assert details.metrics == {"validation_bound": 1.5, "fit_seconds": 12.5}
+    calibrated = {"calibration_rows": 10.0, "smallest_alarm_rate": 1 / 11}
+    assert details.metrics == {"validation_bound": 1.5, "fit_seconds": 12.5, **calibrated}
     assert details.tags["anomvae.alarm_rate"] == "0.1"
     assert [column.name for column in details.bundle.manifest.columns] == ["flow", "kind", "starts"]
 

@@ -25,7 +25,14 @@ import mlflow.data
 from mlflow import MlflowClient
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anomvae.bundle import Bundle
     from tests.tracking.conftest import MakeBundle
+
+
+CALIBRATION = {"calibration": "split", "calibration.tail": "False"}
+"""Parameters that every run has beside those of the fit's record."""
 
 
 @pytest.fixture
@@ -50,6 +57,29 @@ def test_the_run_holds_all_parameters_and_outcomes(logged: LoggedRun, client: Ml
     assert "calibrated on 10 rows" in run.data.tags["mlflow.note.content"]
 
 
+def test_the_run_tells_what_was_promised_and_on_what_it_rests(
+    make_grouped: Callable[[], Bundle], logged: LoggedRun, uri: str, client: MlflowClient
+) -> None:
+    plain = client.get_run(logged.run_id).data
+    assert {name: cell for name, cell in plain.params.items() if name.startswith("calibration")} == CALIBRATION
+    assert {**plain.metrics, "calibration_rows": 10.0, "smallest_alarm_rate": 1 / 11} == plain.metrics
+    assert "calibration_groups" not in plain.metrics
+    assert (plain.tags["anomvae.calibration"], plain.tags["anomvae.tail"], plain.tags["anomvae.groups"]) == (
+        "split",
+        "False",
+        "0",
+    )
+    assert "anomvae.confidence" not in plain.tags
+    grouped = client.get_run(log_bundle(make_grouped(), tracking_uri=uri).run_id).data
+    asked = {"calibration.confidence": "0.9", "calibration.tail": "True", "calibration.by": "operator"}
+    assert {**grouped.params, **asked} == grouped.params
+    assert (grouped.metrics["calibration_groups"], grouped.metrics["calibration_groups_pooled"]) == (1.0, 2.0)
+    told = {"anomvae.confidence": "0.9", "anomvae.tail": "True", "anomvae.groups": "1", "anomvae.decision": "both"}
+    assert {**grouped.tags, **told} == grouped.tags
+    note = grouped.tags["mlflow.note.content"]
+    assert "with 90 % confidence, 1 groups each on its own, by a fitted tail" in note
+
+
 def test_a_run_takes_place_when_the_fit_did_not_when_it_was_logged(logged: LoggedRun, client: MlflowClient) -> None:
     info = client.get_run(logged.run_id).info
     assert info.end_time - info.start_time == 12_500
@@ -72,7 +102,7 @@ def test_long_curves_are_logged_whole(make_bundle: MakeBundle, uri: str, client:
     (bundle.folder / "training.json").write_text(json.dumps(record))
     logged = log_bundle(bundle, tracking_uri=uri)
     assert len(client.get_metric_history(logged.run_id, "train_loss")) == 1500
-    assert len(client.get_run(logged.run_id).data.params) == 150
+    assert len(client.get_run(logged.run_id).data.params) == 150 + len(CALIBRATION)
 
 
 def test_the_data_set_is_known_by_its_digest(logged: LoggedRun, client: MlflowClient) -> None:

@@ -184,3 +184,37 @@ def test_training_against_a_pool_repeats_to_the_last_bit_and_lowers_the_bound(ma
     fresh = make_model(prior="exemplars").state_dict()
     for name in ("prior.spread_logit", "prior.carry_logit", "prior.copy_logit", "likelihood.numeric.free_log_variance"):
         assert (states[0][name] - fresh[name]).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("count", [12, 1000])
+def test_under_folds_every_row_keeps_the_nearest_of_each_fold_and_never_itself(model: TableVAE, count: int) -> None:
+    rows = stored(model, 150)
+    folds = torch.randperm(150, generator=seeded(4)) % 4
+    pool = ExemplarPool(rows, count, seed=0, folds=folds)
+    points = points_of(everything(rows)).double()
+    kept = folds[pool.positions]
+    assert kept.bincount().tolist() == ([3] * 4 if count == 12 else folds.bincount().tolist())
+    assert pool.near.shape == (150, 8)
+    assert torch.equal(kept[pool.near], torch.arange(4).repeat_interleave(2).expand(150, -1))
+    for i in range(150):
+        named = pool.positions[pool.near[i]]
+        assert i not in named.tolist()
+        for fold in range(4):
+            others = pool.positions[(kept == fold) & (pool.positions != i)]
+            wanted = (points[others] - points[i]).norm(dim=1).sort().values[:2]
+            found = (points[named[2 * fold : 2 * fold + 2]] - points[i]).norm(dim=1).sort().values
+            torch.testing.assert_close(found, wanted, rtol=1e-3, atol=5e-3)
+
+
+def test_what_is_drawn_from_one_fold_says_nothing_of_another(model: TableVAE) -> None:
+    """Rows of the other folds keep and draw the same exemplars of their folds, whatever one fold's rows hold."""
+    rows, other = stored(model, 150), stored(model, 150)
+    folds = torch.randperm(150, generator=seeded(4)) % 3
+    other.x[folds == 1] = 0.5  # copies of one another, which a cover takes once
+    pools = [ExemplarPool(each, 15, seed=0, folds=folds) for each in (rows, other)]
+    batch = torch.nonzero(folds != 1)[:60, 0]
+    drawn = [pool.draw(batch, seeded(7)).positions for pool in pools]
+    outside = folds[drawn[0]] != 1
+    assert torch.equal(outside, folds[drawn[1]] != 1)
+    assert torch.equal(drawn[0][outside], drawn[1][outside])
+    assert not torch.equal(drawn[0], drawn[1])

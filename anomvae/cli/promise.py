@@ -1,0 +1,52 @@
+"""What a calibration promises, as the commands print it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from anomvae.bundle import Calibration
+
+NEVER = 3e38
+HOW = {
+    "cross": "each scored by a network that has not seen it",
+    "split": "which trained no network",
+}
+
+
+def promise(calibration: Calibration) -> list[str]:
+    """Lines that say what is promised, and on what it rests."""
+    from anomvae.calibration import Budget
+    from anomvae.report.promise import headline, is_extrapolated
+
+    budget = Budget(
+        calibration.alarm_rate, calibration.alarms_per_day, calibration.rows_per_day, calibration.confidence
+    )
+    promised = headline(calibration) if is_extrapolated(calibration) else budget.describe()
+    lines = [
+        f"calibrated on {calibration.rows:,} rows, {HOW[calibration.method]}: {promised} "
+        f"({thresholds(calibration)}); rates down to {calibration.smallest_alarm_rate:.2g} are supported"
+    ]
+    if calibration.by is not None:
+        lines.append(
+            f"{len(calibration.groups):,} groups of {calibration.by} have calibrations of their own, "
+            f"{calibration.groups_pooled:,} have too few rows and are held against the rows of all; so are new ones, for which nothing is promised"
+        )
+    if is_extrapolated(calibration):
+        lines.append(
+            "the rows cannot support this rate by themselves: it is extrapolated by a generalised Pareto tail, without a "
+            "guarantee, and such verdicts are flagged `tail`"
+        )
+    return lines
+
+
+def thresholds(calibration: Calibration) -> str:
+    """What alarms, in the scores' units."""
+    score = f"score above {_limit(calibration.score_threshold)} nats"
+    error = f"reconstruction error above {_limit(calibration.reconstruction_threshold)}"
+    return {"elbo": score, "reconstruction": error}.get(calibration.decision, f"{score}, or {error}")
+
+
+def _limit(threshold: float) -> str:
+    """A threshold; one that nothing can pass at this rate as infinity."""
+    return f"{threshold:.4g}" if threshold < NEVER else "infinity (never at this rate)"
