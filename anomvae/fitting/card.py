@@ -73,7 +73,9 @@ def _how_divided(manifest: Manifest) -> list[str]:
     if calibration.recalibrated is not None:
         return []
     by = f" by `{split.column}`" if split.column else ""
-    how = {"random": "at random", "time": f"in time order{by}", "group": f"so that small groups stay whole{by}"}[split.how]
+    how = {"random": "at random", "time": f"in time order{by}", "group": f"so that small groups stay whole{by}"}[
+        split.how
+    ]
     if calibration.method == "cross":
         return [f"- The folds were made {how}."]
     stored = ""
