@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from anomvae.scoring import Scorer
+    from anomvae.scoring.discoveries import Discoveries
 
 
 UNKNOWN_SHARE = 0.5
@@ -76,10 +77,7 @@ def score(
     plain = {"reasons": natural_reasons(scorer.manifest)}
     rows = write_answers(out, Answers(alarms.watch(batches), schema, plain))
     seconds = time.monotonic() - started
-    _warn_of_unknown(scorer, rows)
-    _warn_of_pooled(scorer, alarms.pooled, rows)
-    if discoveries is not None and discoveries.shortage:
-        warn(discoveries.shortage)
+    _warn(scorer, alarms, rows, discoveries)
     rate = scorer.manifest.calibration.alarm_rate if alarm_rate is None else alarm_rate
     stated = f"a stated rate of {rate:.2%} of normal rows" if fdr is None else f"a false discovery rate of {fdr:.2%}"
     where = "" if out == "-" else f" to {out}"
@@ -89,6 +87,19 @@ def score(
         f"at {stated}",
         soft_wrap=True,
     )
+
+
+def _warn(scorer: Scorer, alarms: _Tally, rows: int, discoveries: Discoveries | None) -> None:
+    """What a user must know of the answers."""
+    _warn_of_unknown(scorer, rows)
+    _warn_of_pooled(scorer, alarms.pooled, rows)
+    if discoveries is not None and discoveries.shortage:
+        warn(discoveries.shortage)
+    if discoveries is not None and alarms.tail:
+        warn(
+            f"{alarms.tail:,} alarms rest on p-values that are extrapolated beyond all calibration rows (`tail`): for those the false "
+            "discovery rate is an estimate, not a bound"
+        )
 
 
 def _warn_of_unknown(scorer: Scorer, rows: int) -> None:
@@ -121,10 +132,10 @@ def _refuse_own_input(out: Path, data: str) -> None:
 
 
 class _Tally:
-    """Counts alarms and pooled rows as batches go by."""
+    """Counts alarms, those that rest on a tail, and pooled rows as batches go by."""
 
     def __init__(self) -> None:
-        self.count = self.pooled = 0
+        self.count = self.pooled = self.tail = 0
 
     def watch(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """The same batches."""
@@ -132,6 +143,8 @@ class _Tally:
 
         for batch in batches:
             self.count += pc.sum(batch.column("alarm")).as_py() or 0
+            if "tail" in batch.schema.names:
+                self.tail += pc.sum(pc.and_(batch.column("alarm"), batch.column("tail"))).as_py() or 0
             if "pooled" in batch.schema.names:
                 self.pooled += pc.sum(batch.column("pooled")).as_py() or 0
             yield batch

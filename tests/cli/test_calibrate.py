@@ -275,3 +275,17 @@ def test_a_tail_is_flagged_in_words_and_in_verdicts(cli: Any, fitted: Bundle, ro
     assert off.code == 0, off.err
     assert "Pareto" not in off.out
     assert read_bundle(tmp_path / "off").manifest.calibration.tail is None
+
+
+def test_discoveries_that_rest_on_a_tail_are_told_of(cli: Any, fitted: Bundle, rows: Path, tmp_path: Path) -> None:
+    asked = ("--model", fitted.folder, "--no-track", "--alarm-rate", "0.0005", "--tail", "--out", "tail")
+    assert cli("calibrate", rows, *asked).code == 0
+    strange = sites(600, seed=4).to_pandas()
+    strange.loc[:200, "temperature"] += 5000.0
+    strange.to_parquet("new.parquet", index=False)
+    for model, warned in (("tail", True), (fitted.folder, False)):
+        told = cli("score", "new.parquet", "--model", model, "--fdr", "0.1", "--out", "answers.parquet")
+        assert told.code == 0, told.err
+        found = pq.read_table("answers.parquet").to_pandas()
+        assert bool((found["alarm"] & found["tail"]).any()) is warned
+        assert ("rest on p-values that are extrapolated" in told.err.replace("\n", " ")) is warned
