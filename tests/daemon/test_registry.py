@@ -90,9 +90,10 @@ def test_aliases_are_followed(  # noqa: PLR0915  one story, since a daemon on a 
             time.sleep(0.05)
 
     def serves(number: int) -> bool:
-        known = bool(asking.get("/v2/models/press").json()["versions"] == [str(number)])
-        assert asking.get(f"/v2/models/press/versions/{number}/ready").status_code == (200 if known else 404)
-        return known
+        known, ready, after = (asking.get(f"/v2/models/press{path}") for path in ("", f"/versions/{number}/ready", ""))
+        if known.json() == after.json():  # else it was swapped in between
+            assert ready.status_code == (200 if after.json()["versions"] == [str(number)] else 404)
+        return bool(after.json()["versions"] == [str(number)])
 
     def alarms() -> bool:
         """Whether a row that is nothing but strange alarms."""
