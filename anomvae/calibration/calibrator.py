@@ -85,7 +85,8 @@ def calibrate(
     """Calibrates both scores and their joint verdict.
 
     A group whose rows support the rate on their own gets a table of its own; the others, and groups never seen, are held
-    against the rows of all groups; for groups never seen that is no promise. With a tail, rates below 1 / (m + 1) are extrapolated, and said to be.
+    against the rows of all groups, which promises nothing for a group never seen. With a tail, rates below 1 / (m + 1) are
+    extrapolated, and said to be.
 
     Args:
         rows: Scores of normal rows.
@@ -102,18 +103,14 @@ def calibrate(
     check_alarm_rate(budget.alarm_rate)
     if decision not in DECISIONS:
         raise SettingError(f"decision is {decision!r}; it must be one of {', '.join(DECISIONS)}")
-    m = len(rows.score)
     names, parts, too_small = _groups(rows, budget, decision)
     pooled, tails = _pooled(rows, budget, decision, tail=tail)
     tables = [*(_table(rows, budget, decision, part) for part in parts), pooled]
-    least = [_least(table, decision) for table in tables]
-    if tails is not None and _has_tail(tails, decision):
-        least[-1] = min(least[-1], _reach(decision) / (m + 1))
     facts = Calibration(
         method="cross" if folds else "split",
-        rows=m,
+        rows=len(rows.score),
         alarm_rate=budget.alarm_rate,
-        smallest_alarm_rate=max(least),
+        smallest_alarm_rate=_smallest_rate(tables, tails, decision),
         decision=decision,
         score_threshold=0.0,
         reconstruction_threshold=0.0,
@@ -128,6 +125,14 @@ def calibrate(
     )
     facts = with_thresholds(facts, tables, names)
     return Calibrated(CalibrationTables.of(tables, decision), facts, tails)
+
+
+def _smallest_rate(tables: Sequence[Table], tails: tuple[TailFit, TailFit] | None, decision: str) -> float:
+    """The smallest rate that all tables support, the pooled one by its tail."""
+    least = [_least(table, decision) for table in tables]
+    if tails is not None and _has_tail(tails, decision):
+        least[-1] = min(least[-1], _reach(decision) / (len(tables[-1].score) + 1))
+    return max(least)
 
 
 def with_thresholds(facts: Calibration, tables: Sequence[Table], names: Sequence[str]) -> Calibration:
