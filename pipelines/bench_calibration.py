@@ -9,12 +9,12 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from anomvae.errors import AnomvaeError, SettingError
+from anomvae.errors import SettingError
 from pipelines.accuracy_bench.peers import ABSENT, PEERS, installed_version
 from pipelines.accuracy_bench.protocol import SUITES
 from pipelines.accuracy_bench.runs import read_outcomes
 from pipelines.accuracy_bench.summary import current
-from pipelines.benchmark import ROOT, measure_missing, names_of, parser_of
+from pipelines.benchmark import ROOT, exit_code_of, measure_missing, names_of, parser_of
 from pipelines.calibration_bench.page import SECTION, section
 from pipelines.calibration_bench.runs import METHODS, calibration_figures, plan, told, version_of
 from pipelines.sections import write_section
@@ -31,17 +31,13 @@ RESULTS = ROOT / ".bench-calibration.jsonl"
 def main(arguments: list[str] | None = None) -> int:
     """Measures what is missing and writes the page."""
     options = parser_of(__doc__, METHODS, RESULTS, default="adbench").parse_args(arguments)
-    try:
+
+    def work() -> None:
         measure_missing(planned(options), options, calibration_figures, told)
         if options.page:
             write_page(options.results, options.page_path)
-    except AnomvaeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("stopped; the next run goes on from here", file=sys.stderr)
-        return 130
-    return 0
+
+    return exit_code_of(work)
 
 
 def planned(options: argparse.Namespace) -> list[Run]:

@@ -51,11 +51,19 @@ def told_ranking(outcome: Outcome) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Measures what is missing and writes the page."""
     options = _parser().parse_args(arguments)
-    try:
-        runs = planned(options)
-        measure_missing(runs, options)
+
+    def work() -> None:
+        measure_missing(planned(options), options)
         if options.page:
             write_page(options.results, options.page_path)
+
+    return exit_code_of(work)
+
+
+def exit_code_of(work: Callable[[], None]) -> int:
+    """Does the work of a benchmark; what goes wrong is one line on standard error."""
+    try:
+        work()
     except AnomvaeError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

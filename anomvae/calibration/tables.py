@@ -193,9 +193,8 @@ class CalibrationTables:
             side = DECISIONS.index(self.decision)
             return stepped[:, side], p[:, side]
         step = self.by_both[2 * self.rank_start[table] + joint_rank(rank[:, 0], rank[:, 1])]
-        return step, np.minimum(
-            step, np.float32(2.0) * p.min(axis=1)
-        )  # in the tail nothing is known of their dependence
+        twice = np.float32(2.0) * p.min(axis=1)  # in the tail nothing is known of their dependence
+        return step, np.minimum(step, twice)
 
     def _ranks(self, scores: Floats32, table: IntArray, side: int) -> IntArray:
         """Calibration scores that each score does not pass, ties counted, shape ``(n,)``."""

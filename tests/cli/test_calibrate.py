@@ -42,6 +42,8 @@ def test_a_recalibration_is_another_bundle_with_the_same_weights(
     told = cli("calibrate", rows, "--model", fitted.folder, "--no-track", "--alarm-rate", "0.02", "--out", "again")
     assert told.code == 0, told.err
     again = read_bundle(tmp_path / "again")
+    assert any(name.startswith("power_") for name in fitted.read_record().metrics)
+    assert not any(name.startswith("power_") for name in again.read_record().metrics)  # of the old verdict
     digest = scoring_digest(fitted.graph.read_bytes())
     assert scoring_digest(again.graph.read_bytes()) == digest
     assert f"weights untouched: scoring part of the graph {digest}" in told.out

@@ -363,3 +363,15 @@ def test_rows_in_time_are_never_folded_lest_later_ones_vouch_for_earlier_ones() 
 )
 def test_auto_takes_folds_where_holding_rows_out_would_cost(asked: str, n: int, time: str | None, method: str) -> None:
     assert calibration_method(asked, n, time) == method  # type: ignore[arg-type]
+
+
+def test_what_a_group_takes_to_calibrate_for_itself_decides_which_stay_whole() -> None:
+    """A rate that a tail stands for takes few rows, a table of a group's own takes what it always does."""
+    asset = np.repeat(np.arange(8), 60)
+    spread = split_rows(table(480, asset=asset), alarm_rate=0.02, seed=0, by="asset", calibration="cross")
+    whole = split_rows(table(480, asset=asset), alarm_rate=0.02, seed=0, by="asset", calibration="cross", group_rows=99)
+    assert spread.apart is None
+    assert whole.apart is not None
+    assert whole.apart.all()
+    assert whole.folds is not None
+    assert all(len(set(whole.folds[asset == group].tolist())) == 1 for group in range(8))
