@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from anomvae.bundle import Bundle, read_bundle, write_bundle
 from anomvae.data.encoding import encode
@@ -15,11 +16,11 @@ from anomvae.references import find_model
 from anomvae.scoring import Scorer
 from anomvae.scoring.discoveries import Discoveries
 from anomvae.scoring.reasons import natural_reasons
+from anomvae.scoring.series import SeriesScoring
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     import pandas as pd
-    import pyarrow as pa
 
     from anomvae.bundle import Manifest
     from anomvae.vae.model import TableVAE
@@ -34,7 +35,8 @@ class Detector:
 
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
-        self._scorer = Scorer(bundle)
+        self._series = None if bundle.manifest.series is None else SeriesScoring(bundle)
+        self._rows = Scorer(bundle) if self._series is None else None
         self._model: TableVAE | None = None
 
     @property
@@ -54,10 +56,28 @@ class Detector:
             f"alarm_rate={manifest.calibration.alarm_rate:g})"
         )
 
+    @property
+    def _scorer(self) -> Scorer:
+        """Of a table detector.
+
+        Raises:
+            SettingError: It is one of series.
+        """
+        if self._rows is None:
+            raise SettingError(f"the model {self.manifest.name!r} scores series; only `score` is for those")
+        return self._rows
+
     def score(
-        self, rows: Any, *, top: int = 3, alarm_rate: float | None = None, fdr: float | None = None
+        self,
+        rows: Any,
+        *,
+        top: int = 3,
+        alarm_rate: float | None = None,
+        fdr: float | None = None,
+        past_only: bool | None = None,
+        stride: int | None = None,
     ) -> pd.DataFrame:
-        """Scores rows.
+        """Scores rows, or the steps of series.
 
         Args:
             rows: A pandas or Arrow table with the columns the detector was fitted on, in any order.
@@ -65,11 +85,13 @@ class Detector:
             alarm_rate: Replaces the detector's; the calibration rows must support it.
             fdr: In its place: expected share of false alarms among the alarms of all these rows (Benjamini-Hochberg); needs
                 scipy. `p_adjusted` then stands before `alarm`.
+            past_only: Series only: whether each row is judged by its past alone, as in a stream; None: as the detector says.
+            stride: Series only: steps between the windows that judge a step together; None: as the detector says.
 
         Returns:
-            A frame with a row per row and the index of `rows`: identifier columns, then `score` (nats),
-            `p_value`, `reconstruction_error`, `p_value_reconstruction`, `alarm` and `reasons` (a list of dicts `column`,
-            `contribution`, `value`, `expected`, strongest first).
+            A frame with a row per row and the index of `rows`: identifier columns, then `score` (nats; of
+            series spreads of normal steps), `p_value`, `reconstruction_error`, `p_value_reconstruction`, `alarm` and `reasons` (a list of dicts `column`,
+            `contribution`, `value`, `expected`, strongest first). Series have a `reason` too: why a row has no score.
 
         Raises:
             RowError: The rows do not fit the detector.
@@ -80,10 +102,12 @@ class Detector:
             import pandas as pd
         except ImportError as error:
             raise MissingExtraError("Detector.score returns a pandas frame and", "train") from error
-        table = self.score_arrow(open_rows(rows).table(), top=top, alarm_rate=alarm_rate, fdr=fdr)
+        given = open_rows(rows).table()
+        table = self.score_arrow(given, top=top, alarm_rate=alarm_rate, fdr=fdr, past_only=past_only, stride=stride)
         frame: pd.DataFrame = table.drop_columns(["reasons"]).to_pandas()
         natural = natural_reasons(self.manifest)
-        frame["reasons"] = pd.Series([natural(reasons) for reasons in table["reasons"].to_pylist()], dtype=object)
+        told = [[] if reasons is None else natural(reasons) for reasons in table["reasons"].to_pylist()]
+        frame["reasons"] = pd.Series(told, dtype=object)
         return _indexed(frame, rows)
 
     def score_arrow(
@@ -93,8 +117,19 @@ class Detector:
         top: int = 3,
         alarm_rate: float | None = None,
         fdr: float | None = None,
+        past_only: bool | None = None,
+        stride: int | None = None,
     ) -> pa.Table:
         """Scores an Arrow table into an Arrow table; see :meth:`score`."""
+        if self._series is not None:
+            if fdr is not None:
+                raise SettingError(
+                    "fdr takes rows that do not depend on one another, which steps of a series do: leave it out"
+                )
+            table = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
+            return self._series.score(table, top=top, alarm_rate=alarm_rate, past_only=past_only, stride=stride)
+        if past_only is not None or stride is not None:
+            raise SettingError(f"past_only and stride are for series; the model {self.manifest.name!r} scores rows")
         if fdr is None:
             return self._scorer.score(rows, top=top, alarm_rate=alarm_rate)
         if alarm_rate is not None:
@@ -183,6 +218,7 @@ class Detector:
         return write_bundle(Path(folder), self.manifest, files).folder
 
     def _torch_model(self) -> TableVAE:
+        _ = self._scorer  # a table detector's
         if self._model is None:
             try:
                 from anomvae.vae.weights import from_files

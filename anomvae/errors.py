@@ -11,6 +11,7 @@ what to do about it. It never holds a data value: column names and row numbers o
     +-- ScoringError                  the graph failed on rows it should answer
     +-- OverloadedError               more rows are in flight than may be; try again later
     +-- DeadlineError                 the caller's time was up before its rows were answered
+    +-- StreamError                   a stream's source or sink is gone for good
     +-- StoppingError                 the daemon is about to stop and takes no more requests
     +-- InputError                    exit code 2: the caller's
         +-- DataFileError             a data file is missing, empty, damaged or not what its name says
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
 LONGEST_NAME = 60
 """Characters of a column's name that a message shows: names come from callers, too."""
+_MOST_COMPARED = 100
+"""Names that are looked through for ones alike: a caller may send a million."""
 
 
 class AnomvaeError(Exception):
@@ -81,6 +84,10 @@ class DeadlineError(AnomvaeError):
     """The caller's time was up before its rows were answered."""
 
 
+class StreamError(AnomvaeError):
+    """A stream's source or sink is gone for good, or refuses what it is sent."""
+
+
 class StoppingError(AnomvaeError):
     """The daemon is about to stop and takes no more requests."""
 
@@ -112,9 +119,9 @@ class ColumnMismatchError(RowError):
     """
 
     def __init__(self, missing: Sequence[str], unknown: Sequence[str]) -> None:
-        alike = [
-            name for name in unknown if difflib.get_close_matches(name.lower(), [miss.lower() for miss in missing], 1)
-        ]
+        lower = [miss.lower() for miss in missing[:_MOST_COMPARED]]
+        named = [name for name in unknown[:_MOST_COMPARED] if len(name) <= LONGEST_NAME]
+        alike = [name for name in named if difflib.get_close_matches(name.lower(), lower, 1)]
         others = len(unknown) - len(alike)
         also = f" (they have {_some(alike)}, which it does not know)" if alike else ""
         if others and not alike:  # not by name: without a header the first row's cells would stand here

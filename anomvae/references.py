@@ -58,9 +58,7 @@ def find_model(ref: str, *, tracking_uri: str | None = None) -> FoundModel:
     """
     path = Path(ref).expanduser()
     is_path = path.exists() or ref.startswith((".", "/", "~")) or (ref.count("/") > 1 and ":" not in ref)
-    if is_path and not path.exists():
-        time.sleep(PAUSE_S)  # a bundle that is being replaced is gone for an instant
-    if path.is_dir():
+    if is_path and _is_there(path):
         bundle, digest = _read_whole(path)
         return FoundModel(bundle.manifest.name, digest[:SHORT_DIGEST], bundle, digest, str(path))
     if is_path:
@@ -77,6 +75,15 @@ def find_model(ref: str, *, tracking_uri: str | None = None) -> FoundModel:
         resolved.title,
         resolved.note,
     )
+
+
+def _is_there(path: Path) -> bool:
+    """Whether it is a folder; one that is being replaced is gone for an instant, and may be replaced again and again."""
+    for _ in range(ATTEMPTS):
+        if path.exists():
+            break
+        time.sleep(PAUSE_S)
+    return path.is_dir()
 
 
 def find_challenger(ref: str, *, tracking_uri: str | None = None) -> FoundModel | None:

@@ -10,6 +10,7 @@ from anomvae.bundle.manifest import (
     Manifest,
     Provenance,
     Recalibration,
+    SeriesFacts,
     Split,
     TailRecord,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "Manifest",
     "Provenance",
     "Recalibration",
+    "SeriesFacts",
     "Split",
     "TailRecord",
     "TrainingRecord",

@@ -1,5 +1,6 @@
 """From scores to p-values, thresholds and verdicts. NumPy alone."""
 
+from anomvae.calibration.blocks import Dependence, RateInterval, autocorrelation_time, dependence, rate_interval
 from anomvae.calibration.budget import Budget
 from anomvae.calibration.calibrator import Calibrated, CalibrationRows, calibrate, thresholds
 from anomvae.calibration.conditional import conditional_p_values, rows_needed_for
@@ -15,15 +16,20 @@ __all__ = [
     "CalibrationHealth",
     "CalibrationRows",
     "CalibrationTables",
+    "Dependence",
+    "RateInterval",
     "Table",
     "TailFit",
     "TailParameters",
     "Verdicts",
+    "autocorrelation_time",
     "calibrate",
     "conditional_p_values",
+    "dependence",
     "fit_tail",
     "joint_p_values",
     "p_values",
+    "rate_interval",
     "rows_needed_for",
     "threshold",
     "thresholds",

@@ -5,13 +5,21 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from anomvae.bundle import Calibration, GroupCalibration, TailRecord
 from anomvae.bundle.promise import DECISIONS
+from anomvae.calibration.blocks import (
+    Dependence,
+    block_p_values,
+    conditional_block_p_values,
+    dependence,
+    equivalent_scores,
+    rows_in_series,
+)
 from anomvae.calibration.conditional import conditional_p_values, rows_needed_for
 from anomvae.calibration.conformal import ROUNDING, check_alarm_rate
 from anomvae.calibration.tables import (
@@ -20,7 +28,8 @@ from anomvae.calibration.tables import (
     Table,
     TailParameters,
     conformal_ranks,
-    joint_p_values,
+    joint_counts,
+    p_values_of_both,
 )
 from anomvae.calibration.tail import MIN_ROWS, SMALLEST_SHARE, TailFit, fit_tail
 from anomvae.errors import SettingError, TooFewRowsError
@@ -49,6 +58,8 @@ class CalibrationRows:
         group: Name of each row's group, shape ``(m,)``; None without groups; None or empty names belong to none.
         by_type: Arrow type of the groups' column.
         smallest_group: Fewest rows of a group that may be named; more than one hides what groups of few rows hold.
+        segment: Number of each row's segment of a series, whose rows stand in order of time, shape ``(m,)``; a group's rows
+            may lie in many segments. None: rows depend on no neighbours.
     """
 
     score: FloatArray
@@ -56,6 +67,50 @@ class CalibrationRows:
     group: Sequence[str | None] | None = None
     by_type: str = "string"
     smallest_group: int = 1
+    segment: npt.NDArray[np.int64] | None = None
+
+
+class _Part(NamedTuple):
+    """Rows of one table, and how they depend on one another, where they stand in order of time."""
+
+    rows: npt.NDArray[np.int64]
+    found: Dependence | None = None
+    least: int = 1
+
+    def at_least(self, worth: int) -> _Part:
+        """The same taken for at least so many independent rows."""
+        return self._replace(least=worth)
+
+    @property
+    def worth(self) -> int:
+        """Independent rows that they are worth."""
+        return len(self.rows) if self.found is None else max(self.least, self.found.effective_rows)
+
+    @property
+    def effective_rows(self) -> int | None:
+        """The same for the manifest: None where they stand in no order of time."""
+        return None if self.found is None else self.found.effective_rows
+
+    @property
+    def block(self) -> int | None:
+        """Rows in a row to resample together, likewise."""
+        return None if self.found is None else self.found.block
+
+    def rows_for(self, needed: int) -> int:
+        """Rows like these that are worth a number of independent ones."""
+        return needed if self.found is None else rows_in_series(needed, self.found)
+
+    def refused(self, cannot: str, needed: int, advice: str = "") -> TooFewRowsError:
+        """What they cannot do, and the rows it takes; `needed` are independent ones."""
+        m, enough = len(self.rows), self.rows_for(needed)
+        if self.found is None:
+            return TooFewRowsError(f"{m:,} calibration rows {cannot}: it takes at least {enough:,}{advice}", enough)
+        return TooFewRowsError(
+            f"{m:,} calibration rows in order of time are worth {self.worth:,} independent ones (each resembles the "
+            f"{math.ceil(self.found.time):,} around it), which {cannot}: it takes about {enough:,} such rows, "
+            f"{enough - m:,} more{advice}",
+            enough,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +143,9 @@ def calibrate(
     against the rows of all groups, which promises nothing for a group never seen. With a tail, rates below 1 / (m + 1) are
     extrapolated, and said to be.
 
+    Rows in order of time count as the independent rows that they are worth, each table's by its own autocorrelation; see
+    :mod:`anomvae.calibration.blocks`.
+
     Args:
         rows: Scores of normal rows.
         budget: What may alarm.
@@ -104,13 +162,16 @@ def calibrate(
     if decision not in DECISIONS:
         raise SettingError(f"decision is {decision!r}; it must be one of {', '.join(DECISIONS)}")
     names, parts, too_small = _groups(rows, budget, decision)
-    pooled, tails = _pooled(rows, budget, decision, tail=tail)
-    tables = [*(_table(rows, budget, decision, part) for part in parts), pooled]
+    every = _Part(
+        np.arange(len(rows.score)), _dependence(rows, budget, np.arange(len(rows.score)), _strata(rows, parts))
+    )
+    pooled, tails = _pooled(rows, every, budget, decision, tail=tail)
+    tables = [*(_table(rows, part, budget, decision) for part in parts), pooled]
     facts = Calibration(
         method="cross" if folds else "split",
         rows=len(rows.score),
         alarm_rate=budget.alarm_rate,
-        smallest_alarm_rate=_smallest_rate(tables, tails, decision),
+        smallest_alarm_rate=_smallest_rate(tables, every.worth, tails, decision),
         decision=decision,
         score_threshold=0.0,
         reconstruction_threshold=0.0,
@@ -122,16 +183,23 @@ def calibrate(
         by_type=rows.by_type,
         groups_pooled=too_small,
         tail=None if tails is None else (_record(tails[0]), _record(tails[1])),
+        effective_rows=every.effective_rows,
+        block=every.block,
     )
     facts = with_thresholds(facts, tables, names)
+    groups = tuple(
+        replace(group, effective_rows=part.effective_rows, block=part.block)
+        for group, part in zip(facts.groups, parts, strict=True)
+    )
+    facts = replace(facts, groups=groups)
     return Calibrated(CalibrationTables.of(tables, decision), facts, tails)
 
 
-def _smallest_rate(tables: Sequence[Table], tails: tuple[TailFit, TailFit] | None, decision: str) -> float:
+def _smallest_rate(tables: Sequence[Table], worth: int, tails: tuple[TailFit, TailFit] | None, decision: str) -> float:
     """The smallest rate that all tables support, the pooled one by its tail."""
     least = [_least(table, decision) for table in tables]
     if tails is not None and _has_tail(tails, decision):
-        least[-1] = min(least[-1], _reach(decision) / (len(tables[-1].score) + 1))
+        least[-1] = min(least[-1], _reach(decision) / (worth + 1))
     return max(least)
 
 
@@ -163,8 +231,7 @@ def thresholds(table: Table, decision: str, alarm_rate: float) -> tuple[float, f
     if decision != "both":
         most = int(np.searchsorted(ranks, rate, side="right")) - 1
         return tuple(_at(table, side, most, rate) for side in (0, 1))  # type: ignore[return-value]
-    joint = joint_p_values(table.score, table.reconstruction) if table.by_rank is None else np.repeat(2.0 * ranks, 2)
-    most = int(np.searchsorted(joint, rate, side="right")) - 1
+    most = int(np.searchsorted(p_values_of_both(table, ranks), rate, side="right")) - 1
     return _at(table, 0, most // 2 if most >= 0 else -1, rate / 2), _at(table, 1, (most - 1) // 2, rate / 2)
 
 
@@ -187,8 +254,8 @@ def _by_rank(table: Table) -> npt.NDArray[np.float64]:
 
 def _least(table: Table, decision: str) -> float:
     """The smallest p-value of a verdict without a tail."""
-    least = float(_by_rank(table)[0])
-    return 2.0 * least if decision == "both" and table.by_rank is not None else least
+    ranks = _by_rank(table)
+    return float((p_values_of_both(table, ranks) if decision == "both" else ranks)[0])
 
 
 def _confidence(budget: Budget, decision: str) -> float | None:
@@ -210,50 +277,85 @@ def _supports(m: int, budget: Budget, decision: str) -> bool:
     return m >= rows_it_takes(budget, decision)
 
 
-def _table(
-    rows: CalibrationRows, budget: Budget, decision: str, part: npt.NDArray[np.int64] | slice = slice(None)
-) -> Table:
-    score, reconstruction = rows.score[part], rows.reconstruction[part]
-    confidence = _confidence(budget, decision)
-    return Table(score, reconstruction, None if confidence is None else conditional_p_values(len(score), confidence))
+def _bears(part: _Part, budget: Budget, decision: str) -> bool:
+    """Whether rows in order of time that are worth too few may be taken for just enough.
+
+    They may where no certainty was asked for and there are as many as the rate takes; the manifest says what they are worth,
+    and a fit warns.
+    """
+    return part.found is not None and budget.confidence is None and _supports(len(part.rows), budget, decision)
+
+
+def _dependence(
+    rows: CalibrationRows,
+    budget: Budget,
+    part: npt.NDArray[np.int64],
+    stratum: npt.NDArray[np.int64] | None = None,
+) -> Dependence | None:
+    if rows.segment is None or len(part) == 0:
+        return None
+    scores = (rows.score[part], rows.reconstruction[part])
+    return dependence(scores, np.asarray(rows.segment)[part], budget.alarm_rate, stratum)
+
+
+def _strata(rows: CalibrationRows, parts: Sequence[_Part]) -> npt.NDArray[np.int64]:
+    """Number of each row's group, where it has a table of its own: their shares of the rows are fixed."""
+    strata = np.full(len(rows.score), -1, dtype=np.int64)
+    for number, part in enumerate(parts):
+        strata[part.rows] = number
+    return strata
+
+
+def _table(rows: CalibrationRows, part: _Part, budget: Budget, decision: str) -> Table:
+    score, reconstruction = rows.score[part.rows], rows.reconstruction[part.rows]
+    m, confidence = len(score), _confidence(budget, decision)
+    if part.found is None:
+        return Table(score, reconstruction, None if confidence is None else conditional_p_values(m, confidence))
+    if confidence is not None:
+        return Table(score, reconstruction, conditional_block_p_values(m, part.worth, confidence))
+    ranks = block_p_values(m, part.worth)
+    return Table(score, reconstruction, ranks, by_both=ranks[joint_counts(score, reconstruction)])
 
 
 def _pooled(
-    rows: CalibrationRows, budget: Budget, decision: str, *, tail: bool
+    rows: CalibrationRows, every: _Part, budget: Budget, decision: str, *, tail: bool
 ) -> tuple[Table, tuple[TailFit, TailFit] | None]:
-    m, rate = len(rows.score), budget.alarm_rate
-    supported = _supports(m, budget, decision)
+    supported = _supports(every.worth, budget, decision)
     if not supported and not tail:
-        raise too_few(m, budget, decision)
-    table = _table(rows, budget, decision)
+        if not _bears(every, budget, decision):
+            raise _too_few(every, budget, decision)
+        every = every.at_least(rows_it_takes(budget, decision))
+    table = _table(rows, every, budget, decision)
     if not tail:
         return table, None
-    if rate * (1.0 + ROUNDING) < _reach(decision) / (m + 1):
-        needed = max(MIN_ROWS, math.ceil(_reach(decision) / rate - ROUNDING) - 1)
+    rate, reach = budget.alarm_rate, _reach(decision)
+    if rate * (1.0 + ROUNDING) < reach / (every.worth + 1):
+        cannot = f"cannot support an alarm rate of {rate:.2g}, not even by a tail, which reaches {1 / reach:.0f} times beyond them"
+        raise every.refused(cannot, max(MIN_ROWS, math.ceil(reach / rate - ROUNDING) - 1))
+    if every.worth < MIN_ROWS:
+        raise every.refused("are too few to fit a tail to", MIN_ROWS)
+    scores = (table.score, table.reconstruction)
+    score, reconstruction = (
+        fit_tail(side if every.found is None else equivalent_scores(side, every.worth)) for side in scores
+    )
+    if not supported and not _has_tail((score, reconstruction), decision):
         raise TooFewRowsError(
-            f"{m:,} calibration rows cannot support an alarm rate of {rate:.2g}, not even by a tail, which reaches "
-            f"{1 / _reach(decision):.0f} times beyond them: it takes at least {needed:,}",
-            needed,
-        )
-    fits = (fit_tail(table.score), fit_tail(table.reconstruction))
-    if not supported and not _has_tail(fits, decision):
-        raise TooFewRowsError(
-            f"{too_few(m, budget, decision).args[0].split(';')[0]}; a tail cannot be fitted, since too few different scores "
-            "lie at the top: bring more normal rows, or bear more alarms",
-            rows_it_takes(budget, decision),
+            f"{_too_few(every, budget, decision).args[0].split(';')[0]}; a tail cannot be fitted, since too few different "
+            "scores lie at the top: bring more normal rows, or bear more alarms",
+            every.rows_for(rows_it_takes(budget, decision)),
         )
     ranks = _by_rank(table)
-    return replace(table, tails=(_parameters(fits[0], ranks), _parameters(fits[1], ranks))), fits
+    tails = (_parameters(score, table.score, ranks), _parameters(reconstruction, table.reconstruction, ranks))
+    return replace(table, tails=tails), (score, reconstruction)
 
 
-def too_few(m: int, budget: Budget, decision: str = "elbo") -> TooFewRowsError:
-    """The refusal of a budget that m calibration rows cannot support, with the number it needs."""
-    needed = rows_it_takes(budget, decision)
+def _too_few(every: _Part, budget: Budget, decision: str) -> TooFewRowsError:
+    """The refusal of a budget that the rows cannot support, with the number it needs."""
     sure = f" with {100 * budget.confidence:g} % confidence" if budget.confidence else ""
-    return TooFewRowsError(
-        f"{m:,} calibration rows cannot support an alarm rate of {budget.alarm_rate:.2g}{sure}: it takes at least {needed:,}; "
-        "bring more normal rows, bear more alarms, or extrapolate with --tail",
-        needed,
+    return every.refused(
+        f"cannot support an alarm rate of {budget.alarm_rate:.2g}{sure}",
+        rows_it_takes(budget, decision),
+        "; bring more normal rows, bear more alarms, or extrapolate with --tail",
     )
 
 
@@ -268,11 +370,12 @@ def _has_tail(fits: tuple[TailFit, TailFit], decision: str) -> bool:
     return any(fit.scale > 0 for fit in deciding)
 
 
-def _parameters(fit: TailFit, ranks: npt.NDArray[np.float64]) -> TailParameters:
+def _parameters(fit: TailFit, scores: FloatArray, ranks: npt.NDArray[np.float64]) -> TailParameters:
     if not fit.scale > 0:
         return NO_TAIL
+    above = np.count_nonzero(np.asarray(scores, dtype=np.float64) > fit.threshold)
     shape = fit.shape if abs(fit.shape) >= LEAST_SHAPE else math.copysign(LEAST_SHAPE, fit.shape)
-    return TailParameters(fit.threshold, fit.scale, shape, float(ranks[fit.exceedances]))
+    return TailParameters(fit.threshold, fit.scale, shape, float(ranks[above]))
 
 
 def _record(fit: TailFit) -> TailRecord:
@@ -282,16 +385,26 @@ def _record(fit: TailFit) -> TailRecord:
     )
 
 
-def _groups(rows: CalibrationRows, budget: Budget, decision: str) -> tuple[list[str], list[npt.NDArray[np.int64]], int]:
+def _groups(rows: CalibrationRows, budget: Budget, decision: str) -> tuple[list[str], list[_Part], int]:
     """Names and rows of the groups that support the rate on their own, the largest first; how many do not."""
     if rows.group is None:
         return [], [], 0
     counts = Counter(name for name in rows.group if name)
-    names = [
+    candidates = [
         name
-        for name, count in counts.most_common(MOST_GROUPS)
+        for name, count in counts.most_common()
         if count >= rows.smallest_group and _supports(count, budget, decision)
     ]
-    place = {name: number for number, name in enumerate(names)}
+    place = {name: number for number, name in enumerate(candidates)}
     numbers = np.array([place.get(name or "", -1) for name in rows.group], dtype=np.int64)
-    return names, [np.flatnonzero(numbers == number) for number in range(len(names))], len(counts) - len(names)
+    names: list[str] = []
+    parts: list[_Part] = []
+    for number, name in enumerate(candidates):
+        if len(parts) == MOST_GROUPS:
+            break
+        members = np.flatnonzero(numbers == number)
+        part = _Part(members, _dependence(rows, budget, members))
+        if _supports(part.worth, budget, decision):
+            names.append(name)
+            parts.append(part)
+    return names, parts, len(counts) - len(names)

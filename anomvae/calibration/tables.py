@@ -58,12 +58,15 @@ class Table:
         by_rank: P-value of a score that a calibration rows reach or pass, a = 0 to m, shape ``(m + 1,)``; None:
             (a + 1) / (m + 1), the conformal one.
         tails: Of the score, then of the reconstruction error.
+        by_both: P-values of both scores together by :func:`joint_rank`, shape ``(2 m + 2,)``; None: counted where `by_rank`
+            is None, else twice the smaller of the two.
     """
 
     score: FloatArray
     reconstruction: FloatArray
     by_rank: Floats64 | None = None
     tails: tuple[TailParameters, TailParameters] = (NO_TAIL, NO_TAIL)
+    by_both: Floats64 | None = None
 
 
 class Verdicts(NamedTuple):
@@ -135,7 +138,7 @@ class CalibrationTables:
         blocks, first, start = _blocks(sorted_scores, width)
         ranks = [conformal_ranks(len(table.score)) if table.by_rank is None else table.by_rank for table in tables]
         by_rank = _rounded_down(np.concatenate(ranks))
-        both = [_both(table, rank) for table, rank in zip(tables, ranks, strict=True)]
+        both = [p_values_of_both(table, rank) for table, rank in zip(tables, ranks, strict=True)]
         # Twice the smaller p-value bounds it, and must do so after rounding too: what lies below is the tail's.
         by_both = np.minimum(_rounded_down(np.concatenate(both)), np.float32(2.0) * np.repeat(by_rank, 2))
         rank_start = np.cumsum([0, *(len(rank) for rank in ranks[:-1])])
@@ -251,13 +254,17 @@ def joint_p_values(score: FloatArray, reconstruction: FloatArray) -> Floats64:
     References:
         Algorithmic Learning in a Random World (Vovk, Gammerman and Shafer, 2005), chapter 2
     """
+    found: Floats64 = np.minimum(1.0, (1.0 + joint_counts(score, reconstruction)) / (len(score) + 1.0))
+    return found
+
+
+def joint_counts(score: FloatArray, reconstruction: FloatArray) -> IntArray:
+    """Calibration rows at least as strange as a row of each joint rank, shape ``(2 m + 2,)``; see :func:`joint_p_values`."""
     m = len(score)
     by_score, by_error = _own_ranks(score), _own_ranks(reconstruction)
     # Joint rank from which on a row is among the top r: 2 (r - 1) + 1 = 2 r - 1 by the score, 2 r by the error.
     enters = np.minimum(2 * by_score - 1, 2 * by_error)
-    counts = np.cumsum(np.bincount(enters, minlength=2 * m + 2)[: 2 * m + 2])
-    found: Floats64 = np.minimum(1.0, (1.0 + counts) / (m + 1.0))
-    return found
+    return np.cumsum(np.bincount(enters, minlength=2 * m + 2)[: 2 * m + 2])
 
 
 def _own_ranks(scores: FloatArray) -> IntArray:
@@ -267,11 +274,17 @@ def _own_ranks(scores: FloatArray) -> IntArray:
     return len(ascending) - np.searchsorted(ascending, np.where(np.isnan(exact), np.inf, exact), side="left")
 
 
-def _both(table: Table, by_rank: Floats64) -> Floats64:
-    """The p-values of both scores together.
+def p_values_of_both(table: Table, by_rank: Floats64) -> Floats64:
+    """P-values of both scores together by :func:`joint_rank`, shape ``(2 m + 2,)``.
 
     Where p-values by rank are bounds that hold for these calibration rows, so must these: twice the smaller one.
+
+    Args:
+        table: The rows.
+        by_rank: Its p-values by rank, shape ``(m + 1,)``.
     """
+    if table.by_both is not None:
+        return table.by_both
     if table.by_rank is None:
         return joint_p_values(table.score, table.reconstruction)
     doubled: Floats64 = np.minimum(1.0, 2.0 * np.repeat(by_rank, 2))

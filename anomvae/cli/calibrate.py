@@ -20,7 +20,7 @@ from anomvae.cli.options import (
     Tail,
     TrackingUri,
 )
-from anomvae.cli.promise import promise
+from anomvae.cli.promise import promise, unit_of
 from anomvae.errors import MissingExtraError, SettingError
 
 if TYPE_CHECKING:
@@ -96,10 +96,11 @@ def _show(result: RecalibrationResult) -> None:
     now = result.bundle.manifest.calibration
     if result.left_out:
         console.print(f"{result.left_out:,} rows are labelled as anomalies, or not at all, and do not calibrate")
-    for line in promise(now):
+    unit = unit_of(result.bundle.manifest)
+    for line in promise(now, unit):
         console.print(escape(line), soft_wrap=True)
     console.print(
-        f"the score's threshold was {before.score_threshold:.4g} nats and is {now.score_threshold:.4g}; of these rows "
+        f"the score's threshold was {before.score_threshold:.4g} {unit} and is {now.score_threshold:.4g}; of these rows "
         f"{result.would_have_alarmed:.2%} would have alarmed before, where {before.alarm_rate:.2%} were stated",
         soft_wrap=True,
     )

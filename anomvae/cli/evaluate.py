@@ -9,7 +9,7 @@ import typer
 
 from anomvae.cli.baselines import put_beside, show_beside
 from anomvae.cli.console import out, table, warn
-from anomvae.cli.options import AlarmRate, Data, Model, TrackingUri
+from anomvae.cli.options import AlarmRate, Data, Model, PastOnly, Stride, TrackingUri
 from anomvae.errors import MissingExtraError, SettingError
 
 if TYPE_CHECKING:
@@ -37,6 +37,16 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    alarms_per_day: Annotated[
+        float | None,
+        typer.Option(
+            "--alarms-per-day",
+            help="Series: alarms a day that the normal part of an asset may raise, for the recall of events; default: 1.",
+            show_default=False,
+        ),
+    ] = None,
+    past_only: PastOnly = None,
+    stride: Stride = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the measures as JSON.")] = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
@@ -47,6 +57,7 @@ def evaluate(
         from anomvae import evaluation
     except ImportError as error:
         raise MissingExtraError("`anomvae evaluate`", "train") from error
+    from anomvae.cli.series_score import SeriesOptions, Wanted, evaluate_series_file
     from anomvae.data.comparison import LabelledRows
     from anomvae.data.encoding import encode
     from anomvae.data.labels import read_labels
@@ -57,7 +68,19 @@ def evaluate(
 
     if normal is not None and not baselines:
         raise SettingError("--normal names rows that simpler detectors learn from; give --baselines too")
-    scorer = Scorer(find_bundle(model, tracking_uri=tracking_uri))
+    bundle = find_bundle(model, tracking_uri=tracking_uri)
+    if bundle.manifest.series is not None:
+        if baselines:
+            raise SettingError("--baselines are for detectors of rows: leave it out")
+        options = SeriesOptions(0, alarm_rate, past_only, stride)
+        wanted = Wanted(1.0 if alarms_per_day is None else alarms_per_day, as_json)
+        evaluate_series_file(data, bundle, label, options, wanted)
+        return
+    if not (past_only is None and stride is None and alarms_per_day is None):
+        raise SettingError(
+            f"--past-only, --stride and --alarms-per-day are for series; the model {bundle.manifest.name!r} scores rows"
+        )
+    scorer = Scorer(bundle)
     scorer.check_alarm_rate(alarm_rate)
     rows = open_rows(data, types=arrow_types(scorer.manifest)).table()
     rate = scorer.manifest.calibration.alarm_rate if alarm_rate is None else alarm_rate

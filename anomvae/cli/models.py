@@ -10,6 +10,7 @@ import typer
 
 from anomvae.cli.console import err, escape, out, table, warn
 from anomvae.cli.options import REF_HELP, TrackingUri
+from anomvae.cli.promise import unit_of
 from anomvae.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -167,8 +168,10 @@ def _show_manifest(manifest: Manifest, facts: list[tuple[str, str]]) -> None:
         ),
         (
             "thresholds",
-            f"score {calibration.score_threshold:.4g} nats, reconstruction error {calibration.reconstruction_threshold:.4g}",
+            f"score {calibration.score_threshold:.4g} {unit_of(manifest)}, reconstruction error "
+            f"{calibration.reconstruction_threshold:.4g}",
         ),
+        *_series_facts(manifest),
         ("verdict by", calibration.decision),
         ("fitted on", f"{origin.data} ({origin.rows:,} rows), {origin.created}, seed {origin.seed}"),
         (
@@ -184,6 +187,22 @@ def _show_manifest(manifest: Manifest, facts: list[tuple[str, str]]) -> None:
     if manifest.left_out:
         left = [(column.name, column.reason) for column in manifest.left_out]
         console.print(table("columns it does not score", ("column", "why"), left))
+
+
+def _series_facts(manifest: Manifest) -> list[tuple[str, str]]:
+    """How rows become steps, of a detector of series."""
+    facts = manifest.series
+    if facts is None:
+        return []
+    known = "" if facts.asset is None else f"{len(facts.assets):,} told apart by {facts.asset}, others scaled by all"
+    batch = facts.batch
+    whole = "" if batch is None else f"; in whole series above {batch.score_threshold:.4g}"
+    told = [
+        ("steps", f"of {facts.step}, by {facts.time}; more than {facts.longest_gap:,} missing begin a new sequence"),
+        ("windows", f"{facts.window:,} steps; the thresholds are for the newest of them{whole}"),
+        ("assets", known or "one"),
+    ]
+    return told if facts.off is None else [*told, ("off", facts.off)]
 
 
 def _stored(manifest: Manifest) -> str:

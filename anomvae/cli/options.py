@@ -61,3 +61,41 @@ Label = Annotated[
     str | None,
     typer.Option("--label", help="Column that marks anomalies (0/1, true/false, words).", show_default=False),
 ]
+Window = Annotated[
+    int | None,
+    typer.Option(
+        "--window",
+        help="Steps a window: fit a detector of series, ordered by --time, one sequence for each value of --by.",
+        show_default=False,
+    ),
+]
+Stride = Annotated[
+    int | None,
+    typer.Option(
+        "--stride", help="Series: steps between the windows that judge a step together; default: 1.", show_default=False
+    ),
+]
+Every = Annotated[
+    str | None,
+    typer.Option(
+        "--every",
+        help="Series: length of a step, such as 1s, 5min; default: the median interval.",
+        show_default=False,
+    ),
+]
+Off = Annotated[
+    str | None,
+    typer.Option(
+        "--off",
+        help="Series: condition under which an asset is off, such as 'rpm < 10': such rows neither teach nor alarm.",
+        show_default=False,
+    ),
+]
+PastOnly = Annotated[
+    bool | None,
+    typer.Option(
+        "--past-only/--both-sides",
+        help="Series: judge steps by their past alone, as a stream does, or by all windows that cover them; default: as fitted.",
+        show_default=False,
+    ),
+]

@@ -5,17 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from anomvae.bundle import Calibration
+    from anomvae.bundle import Calibration, Manifest
 
 NEVER = 3e38
+NATS = "nats"
+SPREADS = "spreads of normal steps"
+"""The unit of a series detector's score."""
 HOW = {
     "cross": "each scored by a network that has not seen it",
     "split": "which trained no network",
 }
 
 
-def promise(calibration: Calibration) -> list[str]:
-    """Lines that say what is promised, and on what it rests."""
+def promise(calibration: Calibration, unit: str = NATS) -> list[str]:
+    """Lines that say what is promised, and on what it rests.
+
+    Args:
+        calibration: What is promised.
+        unit: Of the score.
+    """
     from anomvae.calibration import Budget
     from anomvae.report.promise import headline, is_extrapolated
 
@@ -25,7 +33,7 @@ def promise(calibration: Calibration) -> list[str]:
     promised = headline(calibration) if is_extrapolated(calibration) else budget.describe()
     lines = [
         f"calibrated on {calibration.rows:,} rows, {HOW[calibration.method]}: {promised} "
-        f"({thresholds(calibration)}); rates down to {calibration.smallest_alarm_rate:.2g} are supported"
+        f"({thresholds(calibration, unit)}); rates down to {calibration.smallest_alarm_rate:.2g} are supported"
     ]
     if calibration.by is not None:
         lines.append(
@@ -40,11 +48,16 @@ def promise(calibration: Calibration) -> list[str]:
     return lines
 
 
-def thresholds(calibration: Calibration) -> str:
+def thresholds(calibration: Calibration, unit: str = NATS) -> str:
     """What alarms, in the scores' units."""
-    score = f"score above {_limit(calibration.score_threshold)} nats"
+    score = f"score above {_limit(calibration.score_threshold)} {unit}"
     error = f"reconstruction error above {_limit(calibration.reconstruction_threshold)}"
     return {"elbo": score, "reconstruction": error}.get(calibration.decision, f"{score}, or {error}")
+
+
+def unit_of(manifest: Manifest) -> str:
+    """The unit of a detector's score."""
+    return NATS if manifest.series is None else SPREADS
 
 
 def _limit(threshold: float) -> str:

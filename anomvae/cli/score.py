@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from anomvae.cli.console import err, warn
-from anomvae.cli.options import AlarmRate, Data, Model, TrackingUri
+from anomvae.cli.options import AlarmRate, Data, Model, PastOnly, Stride, TrackingUri
 from anomvae.errors import OutputError, SettingError
 
 if TYPE_CHECKING:
@@ -44,9 +44,16 @@ def score(
         float | None,
         typer.Option("--fdr", help=FDR_HELP, metavar="SHARE", show_default=False),
     ] = None,
+    past_only: PastOnly = None,
+    stride: Stride = None,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", help="Series: HTML file that draws the strangest stretches.", show_default=False),
+    ] = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Score rows: score, p-values, verdict and reasons, a row for a row, in constant memory (--fdr: 8 bytes a row)."""
+    from anomvae.cli.series_score import SeriesOptions, score_series
     from anomvae.data.reading import open_rows
     from anomvae.data.writing import Answers, refuse_suffix, write_answers
     from anomvae.detector import find_bundle
@@ -60,7 +67,19 @@ def score(
         _refuse_own_input(Path(out), data)
     if fdr is not None and alarm_rate is not None:
         raise SettingError("--fdr and --alarm-rate exclude each other: state the one or the other")
-    scorer = Scorer(find_bundle(model, tracking_uri=tracking_uri))
+    bundle = find_bundle(model, tracking_uri=tracking_uri)
+    if bundle.manifest.series is not None:
+        if fdr is not None:
+            raise SettingError(
+                "--fdr takes rows that do not depend on one another, which steps of a series do: leave it out"
+            )
+        score_series(data, bundle, out, SeriesOptions(top, alarm_rate, past_only, stride), report)
+        return
+    if not (past_only is None and stride is None and report is None):
+        raise SettingError(
+            f"--past-only, --stride and --report are for series; the model {bundle.manifest.name!r} scores rows"
+        )
+    scorer = Scorer(bundle)
     scorer.check_alarm_rate(alarm_rate)
     discoveries = None if fdr is None else Discoveries(scorer.manifest, fdr)
     source = open_rows(data, types=arrow_types(scorer.manifest))

@@ -51,6 +51,11 @@ class EncodedRows:
         group = None if self.group is None else self.group[rows]
         return EncodedRows(self.numeric[rows], self.categorical[rows], group)
 
+    def feeds(self) -> dict[str, npt.NDArray[np.generic]]:
+        """The arrays by the names of the graph's inputs."""
+        feeds: dict[str, npt.NDArray[np.generic]] = {"numeric": self.numeric, "categorical": self.categorical}
+        return feeds if self.group is None else {**feeds, "group": self.group}
+
 
 def encode(rows: pa.Table | pa.RecordBatch, columns: Sequence[Column], *, first_row: int = 0) -> EncodedRows:
     """Encodes rows for the graph.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from anomvae.bundle.folder import GRAPH, MANIFEST
 from anomvae.data.csv_dialect import COMPRESSIONS, examine_text
 from anomvae.data.csv_rows import CsvSource
 from anomvae.data.file_set import FileSetSource
@@ -76,6 +77,8 @@ def open_rows(data: Any, *, types: Mapping[str, pa.DataType] | None = None) -> R
 def _open_named(name: str, types: Mapping[str, pa.DataType] | None) -> RowSource:
     path = Path(name).expanduser()
     if path.is_dir():
+        if all((path / file).is_file() for file in (MANIFEST, GRAPH)):
+            raise DataFileError(f"{name} is the bundle of a detector and holds no rows; name a file or folder of data")
         return _open_set(name, path, [file for file in path.rglob("*") if _is_data(file, path)], types)
     if path.exists() or not glob.has_magic(name):
         return _open_file(path, name, types)

@@ -7,7 +7,7 @@ import io
 import logging
 import tempfile
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, cast
 
 import onnx
 import torch
@@ -25,6 +25,21 @@ if TYPE_CHECKING:
 
 OPSET = 20
 EXAMPLE_ROWS = 3  # not 0 or 1, which torch.export would take for constants
+
+
+class GraphModule(Protocol):
+    """A module that becomes a graph.
+
+    Attributes:
+        names: Of its inputs.
+        outputs: Of what it returns, a tuple.
+    """
+
+    names: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The outputs."""
 
 
 class _GraphInputs(nn.Module):
@@ -74,13 +89,9 @@ def export_graph(scorer: RowScorer, tables: CalibrationTables, alarm_rate: float
     }
     rows = [example[name] for name in names]
     wrapped = _GraphInputs(scorer, names, outputs).eval()
-    with _quiet(), torch.no_grad():
-        try:
-            model = _by_tracing(wrapped, rows)
-        except TypeError:  # a torch that only exports by torch.export, which takes seconds for what takes a tenth
-            model = _by_torch_export(wrapped, rows)
+    model = traced(wrapped, rows)
     scored = layout.d + layout.c
-    _name_widths(
+    name_widths(
         model, {"contribution": scored, "expected": layout.d, "expected_category": layout.c, "latent": scorer.model.k}
     )
     append_calibration(model, tables, alarm_rate)
@@ -96,15 +107,16 @@ def recalibrated_graph(graph: bytes, tables: CalibrationTables, alarm_rate: floa
         alarm_rate: Default of the optional input.
     """
     model = onnx.load_from_string(graph)
+    kind = next((entry.value for entry in model.metadata_props if entry.key == "anomvae.kind"), "table")
     append_calibration(model, tables, alarm_rate)
-    return finish(model)
+    return finish(model, kind)
 
 
-def _by_tracing(wrapped: _GraphInputs, rows: list[Tensor]) -> onnx.ModelProto:
+def by_tracing(wrapped: GraphModule, rows: list[Tensor]) -> onnx.ModelProto:
     """The graph by one traced call. The modules branch on no value of a tensor, and parity is checked at four batch sizes."""
     file = io.BytesIO()
     torch.onnx.export(
-        wrapped,
+        cast("nn.Module", wrapped),
         tuple(rows),
         file,  # type: ignore[arg-type]
         dynamo=False,
@@ -133,7 +145,7 @@ def _folded(graph: bytes) -> onnx.ModelProto:
     return folded
 
 
-def _name_widths(model: onnx.ModelProto, widths: dict[str, int]) -> None:
+def name_widths(model: onnx.ModelProto, widths: dict[str, int]) -> None:
     """Says how wide each output is; its first dimension is the rows'."""
     for output in model.graph.output:
         if output.name in widths:
@@ -141,10 +153,11 @@ def _name_widths(model: onnx.ModelProto, widths: dict[str, int]) -> None:
             output.type.tensor_type.shape.dim[1].dim_value = widths[output.name]
 
 
-def _by_torch_export(wrapped: _GraphInputs, rows: list[Tensor]) -> onnx.ModelProto:
+def by_torch_export(wrapped: GraphModule, rows: list[Tensor]) -> onnx.ModelProto:
+    """The graph by torch.export."""
     n = torch.export.Dim("n")
     program = torch.onnx.export(
-        wrapped,
+        cast("nn.Module", wrapped),
         tuple(rows),
         dynamo=True,
         input_names=list(wrapped.names),
@@ -160,7 +173,21 @@ def _by_torch_export(wrapped: _GraphInputs, rows: list[Tensor]) -> onnx.ModelPro
     return model
 
 
-def finish(model: onnx.ModelProto) -> bytes:
+def traced(wrapped: GraphModule, inputs: list[Tensor]) -> onnx.ModelProto:
+    """The graph of a module, before calibration.
+
+    Args:
+        wrapped: In evaluation mode, on the CPU.
+        inputs: An example of each input.
+    """
+    with quiet(), torch.no_grad():
+        try:
+            return by_tracing(wrapped, inputs)
+        except TypeError:  # a torch that only exports by torch.export, which takes seconds for what takes a tenth
+            return by_torch_export(wrapped, inputs)
+
+
+def finish(model: onnx.ModelProto, kind: str = "table") -> bytes:
     """Gives the model its contract version and leaves out what is the exporting machine's own."""
     model.producer_name, model.producer_version = "anomvae", ""
     model.doc_string = "anomvae detector: raw values in, calibrated answers out"
@@ -171,7 +198,7 @@ def finish(model: onnx.ModelProto) -> bytes:
     for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
         del value.metadata_props[:]
     del model.metadata_props[:]
-    for key, text in (("anomvae.format_version", str(FORMAT_VERSION)), ("anomvae.kind", "table")):
+    for key, text in (("anomvae.format_version", str(FORMAT_VERSION)), ("anomvae.kind", kind)):
         model.metadata_props.add(key=key, value=text)
     onnx.checker.check_model(model)
     serialised: bytes = model.SerializeToString(deterministic=True)
@@ -179,7 +206,7 @@ def finish(model: onnx.ModelProto) -> bytes:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The exporter's notes on its own progress are not for users."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
     levels = [logger.level for logger in loggers]

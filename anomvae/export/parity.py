@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime as ort
 import torch
 
 from anomvae.errors import ParityError
+from anomvae.export.agreement import Exact, hold
 from anomvae.export.calibration_graph import GROUP, SCORES, calibration_outputs
 from anomvae.export.graph import input_names
 from anomvae.scoring.session import GraphSession
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy.typing as npt
 
     from anomvae.calibration import CalibrationTables
     from anomvae.data.encoding import EncodedRows
+    from anomvae.export.agreement import Doubles, Magnitude
     from anomvae.vae.scores import RowScorer
 
     Arrays = dict[str, npt.NDArray[np.generic]]
 
 BATCH_SIZES = (1, 7, 64, 1000)
-TOLERANCE = 1e-4
-ROUNDING = 64 * float(np.finfo(np.float32).eps)
-"""Of a sum of products in float32, relative to its largest term."""
 P_VALUE_TOLERANCE = 1e-6
 NATS = ("score", "contribution", "latent_contribution")
+COMPARED = (*NATS, "reconstruction_error", "expected", "latent")
 PROBE_ROWS = 1000
 
 
@@ -89,14 +91,20 @@ def check_parity(
         The largest relative difference of a score's seen.
 
     Raises:
-        ParityError: Scores differ by more than 1e-4 relative, p-values by more than 1e-6, or verdicts do.
+        ParityError: Scores differ by more than 1e-4 relative and than float32 leaves open, p-values by more than 1e-6, or
+            verdicts do; or a score is no number.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    worst = 0.0
+    worst, magnitude = 0.0, _magnitude(scorer)
+    exact = Exact(
+        scorer,
+        [name for name in COMPARED if name in names],
+        [frozenset(NATS), frozenset({"expected", "reconstruction_error"})],
+    )
     for size in BATCH_SIZES:
         rows = slice(len(numeric) - size, len(numeric))  # the spoilt rows stand last
         feeds: Arrays = {"numeric": numeric[rows], "categorical": categorical[rows]}
@@ -105,10 +113,8 @@ def check_parity(
         if tables.has_groups:
             group = given[GROUP] = np.arange(size, dtype=np.int64) % (len(tables.rows) + 1)
         answered = _answers(session, names, given, size)
-        with torch.no_grad():
-            scores = scorer(torch.from_numpy(feeds["numeric"]), torch.from_numpy(feeds["categorical"]))
-        wanted = {name: value.numpy() for name, value in scores._asdict().items() if name in answered}
-        worst = max(worst, _compare(answered, wanted, scorer, size, _rounding(scorer, feeds)))
+        answers = exact.answers(numeric[rows], categorical[rows], magnitude)
+        worst = max(worst, hold(answered, answers, magnitude, finite=COMPARED))
         if "expected_category" in answered:
             _compare_categories(answered["expected_category"], scorer, feeds, size)
         compare_verdicts(answered, tables, alarm_rate, group)
@@ -163,31 +169,24 @@ def check_recalibrated(graph: bytes, tables: CalibrationTables, rows: EncodedRow
     compare_verdicts(answered, tables, alarm_rate, group)
 
 
-def _rounding(scorer: RowScorer, feeds: Arrays) -> npt.NDArray[np.float64]:
-    """What float32 leaves uncertain of each row's score, nats, shape ``(n,)``."""
-    with torch.no_grad():
-        terms = scorer.largest_term(torch.from_numpy(feeds["numeric"]), torch.from_numpy(feeds["categorical"]))
-    rounding: npt.NDArray[np.float64] = ROUNDING * terms.numpy().astype(np.float64)
-    return rounding
+def _magnitude(scorer: RowScorer) -> Magnitude:
+    """What answers are measured by: nats by the row's largest, expected values by their column's scale, at the least 1.
 
+    An expected value near zero is as good as its column is wide; nats are summed, so that what a column adds is as good as
+    the sum is.
+    """
+    scale = scorer.model.preparation.scale.numpy().astype(np.float64)
 
-def _compare(found: Arrays, wanted: Arrays, scorer: RowScorer, size: int, rounding: npt.NDArray[np.float64]) -> float:
-    """Largest relative difference; `rounding` is what float32 leaves uncertain of each row's score, nats."""
-    worst = 0.0
-    nats = np.abs(np.column_stack([wanted[name] for name in NATS]).astype(np.float64)).max(axis=1)
-    for name in (*NATS, "reconstruction_error", "expected", "latent"):
-        if name in found:
-            floor = None
-            if name == "expected":  # far out, the exemplars' shares hang on the last digits of large sums
-                scale = scorer.model.preparation.scale.numpy()
-                floor = scale * np.maximum(1.0, rounding / TOLERANCE)[:, None]
-            if name == "reconstruction_error":
-                floor = np.maximum(1.0, rounding / TOLERANCE)
-            if name in NATS:
-                floor = np.maximum(np.maximum(nats, 1.0), rounding / TOLERANCE)
-                floor = floor.reshape(-1, *[1] * (wanted[name].ndim - 1))
-            worst = max(worst, _relative(found[name], wanted[name], name, size, floor))
-    return worst
+    def magnitude(name: str, answers: Mapping[str, Doubles]) -> Doubles:
+        size = np.abs(answers[name])
+        if name == "expected":
+            return np.maximum(size, scale)
+        if name in NATS:
+            size = np.abs(np.column_stack([answers[each] for each in NATS if each in answers]))
+        largest = size if size.ndim == 1 else size.max(axis=1, initial=0.0)
+        return np.maximum(largest, 1.0).reshape(-1, *[1] * (answers[name].ndim - 1))
+
+    return magnitude
 
 
 def _compare_categories(found: npt.NDArray[np.generic], scorer: RowScorer, feeds: Arrays, size: int) -> None:
@@ -201,33 +200,3 @@ def _compare_categories(found: npt.NDArray[np.generic], scorer: RowScorer, feeds
         chosen = column.gather(1, torch.from_numpy(np.asarray(found)[:, j : j + 1].astype(np.int64)))[:, 0]
         if bool((column.max(dim=1).values - chosen > 1e-3).any()):  # noqa: PLR2004
             raise ParityError(f"the exported graph expects other categories than the model at batch size {size}")
-
-
-def _relative(
-    found: npt.NDArray[np.generic],
-    wanted: npt.NDArray[np.generic],
-    name: str,
-    size: int,
-    floor: npt.NDArray[np.floating[Any]] | None = None,
-) -> float:
-    """Largest difference relative to the larger of a floor and the magnitude.
-
-    The floor of expected values is their column's scale: an expected value near zero is as good as its column is wide.
-    That of all nats of a row is the largest of them, or 1, since they are summed. Elsewhere it is 1, and the entries of a
-    row are measured by the largest of them.
-    """
-    left, right = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
-    if left.shape != right.shape or not (np.isfinite(left).all() and np.isfinite(right).all()):
-        raise ParityError(f"the exported graph's {name} is not finite, or of another shape, at batch size {size}")
-    magnitude = np.abs(right)
-    if floor is None:
-        magnitude = np.maximum(magnitude if right.ndim == 1 else magnitude.max(axis=1, keepdims=True), 1.0)
-    else:
-        magnitude = np.maximum(magnitude, floor)
-    worst = float((np.abs(left - right) / magnitude).max(initial=0.0))
-    if worst > TOLERANCE:
-        raise ParityError(
-            f"the exported graph's {name} differs from the model's by {worst:.1e} relative at batch size {size}; "
-            f"at most {TOLERANCE:g} is allowed"
-        )
-    return worst

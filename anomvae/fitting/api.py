@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from anomvae.detector import Detector
 from anomvae.fitting.fit import fit_bundle
+from anomvae.fitting.series import fit_series_bundle
 from anomvae.fitting.settings import settings_from, settings_from_toml
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def fit(
         out: Folder for the bundle; None: a temporary one that goes with the detector (`Detector.save` keeps it).
         hooks: Told of every step and check of the training.
         **settings: Fields of :class:`anomvae.fitting.FitSettings`: `name`, `alarm_rate`, `decision`, `label`, `time`, `by`,
-            `drop`, `columns`, `keep_constant`, `model` and `training` (dicts, or their settings), and `seed` and `device`.
+            `window` and its companions, `drop`, `columns`, `keep_constant`, `model` and `training` (dicts, or their settings), and `seed` and `device`.
 
     Returns:
         The detector.
@@ -47,11 +48,12 @@ def fit(
         >>> detector = anomvae.fit("normal.parquet", alarm_rate=0.01, drop=["batch"])  # doctest: +SKIP
     """
     chosen = settings_from_toml(Path(config), settings) if config else settings_from({}, settings)
+    fit_one = fit_bundle if chosen.window is None else fit_series_bundle
     if out is not None:
-        return Detector(fit_bundle(data, chosen, Path(out), hooks=hooks).bundle)
+        return Detector(fit_one(data, chosen, Path(out), hooks=hooks).bundle)
     folder = tempfile.mkdtemp(prefix="anomvae-")
     try:
-        detector = Detector(fit_bundle(data, chosen, Path(folder) / chosen.name, hooks=hooks).bundle)
+        detector = Detector(fit_one(data, chosen, Path(folder) / chosen.name, hooks=hooks).bundle)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

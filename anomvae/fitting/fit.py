@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import importlib.metadata
 import math
-import platform
 import time
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anomvae.bundle import Bundle, Calibration, Manifest, Provenance, Split, TrainingRecord, write_bundle
+from anomvae.bundle import Bundle, Calibration, Manifest, Split, TrainingRecord, write_bundle
 from anomvae.bundle.folder import refuse_occupied
 from anomvae.calibration import Calibrated, CalibrationRows, calibrate
 from anomvae.calibration.conformal import ROUNDING
@@ -23,6 +20,7 @@ from anomvae.fitting.card import model_card
 from anomvae.fitting.findings import Findings, look_at
 from anomvae.fitting.model import FittedModel, calibration_scores, fit_model
 from anomvae.fitting.preparation import PreparedData, prepare
+from anomvae.fitting.provenance import provenance
 from anomvae.fitting.settings import PRIVATE_LEAST
 from anomvae.report import render
 from anomvae.report.rates import crossed_p_values
@@ -154,15 +152,7 @@ def _manifest(
             calibration.folds,
         ),
         calibration=calibration,
-        provenance=Provenance(
-            data=prepared.name,
-            digest=prepared.digest,
-            rows=prepared.n_rows,
-            seed=settings.training.seed,
-            created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-            fit_seconds=round(seconds, 3),
-            versions={"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-        ),
+        provenance=provenance(prepared.name, prepared.digest, prepared.n_rows, settings.training.seed, seconds),
         latent=model.k,
         prior=settings.model.prior_in_force,
         exemplars=model.stored_sizes().exemplars,
@@ -244,10 +234,3 @@ def _record(
 
 def _is_finite(check: Check) -> bool:
     return math.isfinite(check.validation_loss) and math.isfinite(check.train_loss)
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "absent"

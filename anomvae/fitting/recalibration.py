@@ -20,6 +20,7 @@ from anomvae.export.calibration_graph import scoring_digest
 from anomvae.export.graph import recalibrated_graph
 from anomvae.export.parity import check_recalibrated
 from anomvae.fitting.card import model_card
+from anomvae.fitting.series_recalibration import recalibrate_series
 from anomvae.fitting.settings import PRIVATE_LEAST
 from anomvae.report import render_recalibration
 from anomvae.scoring.needs import arrow_types
@@ -126,6 +127,14 @@ def recalibrate_bundle(data: Any, bundle: Bundle, settings: RecalibrationSetting
     rows = source.table()
     normal = _normal_rows(rows, manifest, settings.label, source.name)
     kept = rows if len(normal) == rows.num_rows else rows.take(pa.array(normal))
+    tail = before.tail is not None if settings.tail is None else settings.tail
+    told = Recalibration(source.name, digest, rows.num_rows, _now())
+    if manifest.series is not None:
+        if by != before.by:
+            raise SettingError("the assets of a series detector are those of its fit: leave --by out")
+        made = recalibrate_series(bundle, kept, budget, decision=decision, tail=tail, source=told, out=out)
+        written, scoring, count, alarms = made
+        return RecalibrationResult(written, before, scoring, count, rows.num_rows - len(normal), alarms)
     encoded, (groups, by_type) = encode_for(kept, manifest), _groups(kept, by, source.name)
     fewest = PRIVATE_LEAST + 1 if manifest.private else 1
     found = GraphSession(bundle.graph, manifest.width).run_in_chunks(encoded, [*SCORES, "alarm"])
@@ -133,10 +142,10 @@ def recalibrate_bundle(data: Any, bundle: Bundle, settings: RecalibrationSetting
         CalibrationRows(found["score"], found["reconstruction_error"], groups, by_type, fewest),  # type: ignore[arg-type]
         budget,
         decision=decision,
-        tail=before.tail is not None if settings.tail is None else settings.tail,
+        tail=tail,
         by=by,
     )
-    facts = replace(calibrated.facts, recalibrated=Recalibration(source.name, digest, rows.num_rows, _now()))
+    facts = replace(calibrated.facts, recalibrated=told)
     written, scoring = _write(bundle, replace(manifest, calibration=facts), calibrated, encoded, out)
     alarms = np.count_nonzero(found["alarm"]) / len(encoded)
     return RecalibrationResult(written, before, scoring, len(encoded), rows.num_rows - len(encoded), alarms)

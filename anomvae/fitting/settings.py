@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Decision = Literal["elbo", "reconstruction", "both"]
 CalibrationMethod = Literal["auto", "cross", "split"]
 Effort = Literal["quick", "default", "best"]
+Members = Literal["both", "row", "window"]
 
 
 class EffortSizes(NamedTuple):
@@ -48,10 +49,14 @@ EFFORTS: dict[str, EffortSizes] = {
     "default": EffortSizes(1_000, 600, 3_000),
     "best": EffortSizes(4_000, 3_000, 6_000),
 }
+MOST_STEPS = 4_096
+"""Longest window."""
 EXEMPLAR_BATCH = 64
 EXEMPLAR_RATE = 5e-3
 PRIVATE_LEAST = 10
 """Other rows that must hold a value for a private bundle to keep it."""
+DURATION = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*(us|ms|s|sec|min|m|h|d)?\s*")
+SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_. -]{0,99}")
 
 
@@ -72,6 +77,13 @@ class FitSettings:
         label: Column that marks anomalies.
         time: Column that orders the rows: the latest calibrate.
         by: Column that groups them: a group with the rows for it gets a calibration of its own.
+        window: Steps a window; makes the detector one of series, with `time` their order and `by` their assets. None: of
+            rows, and none of the next five means anything.
+        stride: Steps between the windows of a whole series that is scored.
+        every: Length of a step, as `1s`, `5min`, `0.5h`; None: the median interval between rows.
+        past_only: Whether steps of a whole series are scored by their past alone, as in a stream.
+        off: Condition under which an asset is off, as `rpm < 10`: such rows neither teach nor alarm.
+        members: Who judges: `row`, the table detector on each step; `window`, a convolutional VAE, a linear forecast and the distance from known windows; or `both`.
         drop: Columns to leave out.
         columns: What columns are, where inference must not say: `numeric`, `categorical`, `boolean`, `date`, `omit`.
         keep_constant: Whether columns of one value stay in.
@@ -94,6 +106,12 @@ class FitSettings:
     label: str | None = None
     time: str | None = None
     by: str | None = None
+    window: int | None = None
+    stride: int = 1
+    every: str | None = None
+    past_only: bool = False
+    off: str | None = None
+    members: Members = "both"
     drop: tuple[str, ...] = ()
     columns: Mapping[str, Declared] = field(default_factory=dict)
     keep_constant: bool = False
@@ -109,6 +127,7 @@ class FitSettings:
             SettingError: Names the setting and what it may be.
         """
         _ = self.budget
+        self._check_series()
         if self.decision not in DECISIONS:
             raise SettingError(f"decision is {self.decision!r}; it must be one of {', '.join(DECISIONS)}")
         if self.calibration not in get_args(CalibrationMethod):
@@ -132,6 +151,40 @@ class FitSettings:
         for column, kind in self.columns.items():
             if kind not in get_args(Declared):
                 raise SettingError(f"columns.{column} is {kind!r}; it must be one of {', '.join(get_args(Declared))}")
+
+    def _check_series(self) -> None:
+        if self.members not in get_args(Members):
+            raise SettingError(f"members is {self.members!r}; it must be one of {', '.join(get_args(Members))}")
+        if self.window is None:
+            stated = {"stride": self.stride != 1, "every": self.every, "past_only": self.past_only, "off": self.off}
+            for name, is_stated in {**stated, "members": self.members != "both"}.items():
+                if is_stated:
+                    raise SettingError(
+                        f"{name} belongs to series: state --window too, or leave --{name.replace('_', '-')} out"
+                    )
+            return
+        self._check_window(self.window)
+
+    def _check_window(self, window: int) -> None:
+        if not 2 <= window <= MOST_STEPS:  # noqa: PLR2004  one step is no window
+            raise SettingError(f"--window must be 2 to {MOST_STEPS:,} steps")
+        if not 1 <= self.stride <= window:
+            raise SettingError("--stride must be 1 to as many steps as a window has")
+        if self.time is None:
+            raise SettingError("--window asks for a series, which takes --time too: the column that orders the rows")
+        if self.private:
+            raise SettingError(
+                "--private is not for series yet: leave it out, or leave --window out to score single rows"
+            )
+        if self.calibration == "cross":
+            raise SettingError("calibration = 'cross' lets later rows vouch for earlier ones; a series must be split")
+        if self.every is not None:
+            duration(self.every)
+
+    @property
+    def every_s(self) -> float | None:
+        """Length of a step in seconds."""
+        return None if self.every is None else duration(self.every)
 
     def resolved(self) -> FitSettings:
         """The same with everything that effort and privacy decide written out.
@@ -283,3 +336,17 @@ def _as_option(option: Any, value: Any) -> tuple[bool, Any]:
     if option in (bool, int):
         return isinstance(value, option) and isinstance(value, bool) == (option is bool), value
     return option is type(None) and value is None, value
+
+
+def duration(text: str) -> float:
+    """Seconds of a length of time as people write it.
+
+    Example:
+        >>> [duration(text) for text in ("1s", "5min", "0.5h", "200 ms", "3")]
+        [1.0, 300.0, 1800.0, 0.2, 3.0]
+    """
+    found = DURATION.fullmatch(text)
+    seconds = float(found[1]) * SECONDS[found[2] or "s"] if found else 0.0
+    if seconds <= 0.0:
+        raise SettingError(f"{text!r} is no length of time; write it as 1s, 200ms, 5min, 0.5h or 1d")
+    return seconds

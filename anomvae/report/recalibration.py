@@ -71,7 +71,7 @@ def _facts(facts: Calibration) -> dict[str, str]:
         "for these very rows": "on average" if facts.confidence is None else f"{share(facts.confidence)} confidence",
         "calibration": how(facts),
         "verdict from": _DECIDES[facts.decision],
-        "score threshold, nats": limit(facts.score_threshold) if facts.decision != "reconstruction" else NOTHING,
+        "score threshold": limit(facts.score_threshold) if facts.decision != "reconstruction" else NOTHING,
         "reconstruction threshold": limit(facts.reconstruction_threshold) if facts.decision != "elbo" else NOTHING,
         "smallest alarm rate": rate(facts.smallest_alarm_rate),
         "fitted tail": NOTHING if facts.tail is None else "yes",

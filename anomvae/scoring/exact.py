@@ -18,7 +18,7 @@ FLAGS = ("alarm", "tail", "pooled")
 def exact(manifest: Manifest, name: str, answers: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
     """One output in double precision; flags as booleans.
 
-    Conformal p-values of a calibration without groups, confidence or tail come as the exact multiples of 1 / (m + 1) that
+    Conformal p-values of a calibration without groups, confidence, tail or order of time come as the exact multiples of 1 / (m + 1) that
     they are, others with the digits that float32 has.
 
     Args:
@@ -32,7 +32,8 @@ def exact(manifest: Manifest, name: str, answers: npt.NDArray[np.generic]) -> np
     if not name.startswith("p_value"):
         return wide
     calibration = manifest.calibration
-    if calibration.groups or calibration.confidence is not None or calibration.tail is not None:
+    stepped = calibration.confidence is None and calibration.tail is None and calibration.effective_rows is None
+    if calibration.groups or not stepped:
         return np.minimum(1.0, _rounded(answers))
     return np.rint(wide * (calibration.rows + 1)) / (calibration.rows + 1)
 

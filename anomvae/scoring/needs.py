@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 if TYPE_CHECKING:
-    from anomvae.bundle import Manifest
+    from anomvae.bundle import Column, Manifest
 
 _TYPES = {
     "numeric": pa.float64(),
@@ -19,4 +19,9 @@ _TYPES = {
 
 def arrow_types(manifest: Manifest) -> dict[str, pa.DataType]:
     """Type by column name, so that no inference can see a block of a file otherwise than training saw the whole."""
-    return {column.name: _TYPES[column.kind] for column in manifest.columns}
+    return {column.name: _type(column) for column in manifest.columns}
+
+
+def _type(column: Column) -> pa.DataType:
+    flag = column.is_numeric and column.type == "bool"  # a channel of a series: text has true and false for it
+    return pa.bool_() if flag else _TYPES[column.kind]

@@ -60,9 +60,16 @@ class Scorer:
     Attributes:
         answered: The answer's columns, reasons aside.
         unknown_cells: Cells scored so far, by category column, that held a value training never saw.
+
+    Raises:
+        SettingError: The bundle is one of series.
     """
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+        if bundle.manifest.series is not None:
+            raise SettingError(
+                f"the model {bundle.manifest.name!r} scores series: use `anomvae score`, `evaluate`, `replay` or `stream`"
+            )
         self.bundle = bundle
         self.threads = threads or os.cpu_count() or 1
         self.unknown_cells: Counter[str] = Counter()

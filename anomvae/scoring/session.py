@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from anomvae.data.encoding import EncodedRows
     from anomvae.scoring.providers import Provider
 
     Arrays = dict[str, npt.NDArray[np.generic]]
@@ -26,6 +25,22 @@ ALIGNMENT = 16
 """Calls are filled up to a multiple of this many rows: ONNX Runtime's vector loops treat a call's last few rows
 differently in the last bit, and a row's score must not depend on how many rows came with it."""
 CPU = "CPUExecutionProvider"
+
+
+class Inputs(Protocol):
+    """What a graph can be asked about: encoded rows, windows, ..."""
+
+    def __len__(self) -> int:
+        """Rows, or whatever is answered one by one."""
+        ...
+
+    def take(self, rows: slice, /) -> Inputs:
+        """Some of them."""
+        ...
+
+    def feeds(self) -> dict[str, npt.NDArray[np.generic]]:
+        """The arrays by the names of the graph's inputs."""
+        ...
 
 
 class GraphSession:
@@ -45,7 +60,7 @@ class GraphSession:
             overhead.
         input_specs: Inputs of the graph.
         output_specs: Outputs of the graph, in its order.
-        has_groups: Whether the graph takes the optional input `group`.
+        optional_inputs: Names of the inputs that have a default: `alarm_rate`, and `group` and `asset` where there are any.
 
     Raises:
         BundleError: ONNX Runtime does not accept the graph.
@@ -86,7 +101,7 @@ class GraphSession:
         self.output_specs = tuple(_spec(value) for value in self._session.get_outputs())
         self.inputs = tuple(spec.name for spec in self.input_specs)
         self.outputs = tuple(spec.name for spec in self.output_specs)
-        self.has_groups = any(value.name == "group" for value in self._session.get_overridable_initializers())
+        self.optional_inputs = frozenset(value.name for value in self._session.get_overridable_initializers())
         self._only_wanted = ort.RunOptions()
         self._only_wanted.only_execute_path_to_fetches = True
         self._on_device = self.providers[0] != CPU
@@ -98,7 +113,12 @@ class GraphSession:
         """Execution providers really in use, best first."""
         return tuple(self._session.get_providers())
 
-    def run_in_chunks(self, rows: EncodedRows, outputs: Sequence[str], alarm_rate: float | None = None) -> Arrays:
+    @property
+    def has_groups(self) -> bool:
+        """Whether the graph takes the optional input `group`."""
+        return "group" in self.optional_inputs
+
+    def run_in_chunks(self, rows: Inputs, outputs: Sequence[str], alarm_rate: float | None = None) -> Arrays:
         """Answers for any number of rows, chunk by chunk; see :meth:`run`."""
         size = self.chunk_rows
         chunks = [
@@ -107,11 +127,11 @@ class GraphSession:
         ]
         return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in outputs}
 
-    def run(self, rows: EncodedRows, outputs: Sequence[str], alarm_rate: float | None = None) -> Arrays:
+    def run(self, rows: Inputs, outputs: Sequence[str], alarm_rate: float | None = None) -> Arrays:
         """Answers for rows in one call.
 
         Args:
-            rows: n encoded rows.
+            rows: n encoded rows, or windows.
             outputs: Names of the outputs wanted; the parts of the graph that lead to none of them are not computed.
             alarm_rate: Replaces the graph's default.
 
@@ -120,13 +140,11 @@ class GraphSession:
         """
         n = len(rows)
         feeds: Arrays = {}
-        for name, array in (("numeric", rows.numeric), ("categorical", rows.categorical)):
-            if name in self.inputs:
+        for name, array in rows.feeds().items():
+            if name in self.inputs or name in self.optional_inputs:
                 feeds[name] = self._filled_up(array)
         if alarm_rate is not None:
             feeds["alarm_rate"] = np.asarray(alarm_rate, dtype=np.float32)
-        if rows.group is not None and self.has_groups:
-            feeds["group"] = self._filled_up(rows.group)
         if not outputs:
             return {}
         # An input with a default, as the alarm rate and the group are, cannot be bound.

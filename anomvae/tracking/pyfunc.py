@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from anomvae.bundle import Bundle
     from anomvae.scoring import Scorer
+    from anomvae.scoring.series import SeriesScoring
 
 DEFAULT_TOP = 3
 """Reasons a row gets unless the caller asks for more."""
@@ -25,22 +26,23 @@ class FrameScorer:
 
     Args:
         bundle: The bundle.
-        scorer: The scorer of that bundle.
+        scorer: The scorer of that bundle: of rows, or of series.
     """
 
-    def __init__(self, bundle: Bundle, scorer: Scorer) -> None:
+    def __init__(self, bundle: Bundle, scorer: Scorer | SeriesScoring) -> None:
         self._bundle, self._scorer = bundle, scorer
 
     def predict(self, frame: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
         """Scores rows.
 
         Args:
-            frame: Rows in raw units, by column name; missing cells are welcome.
+            frame: Rows in raw units, by column name; missing cells are welcome. A series detector takes whole series, in any
+                order: their time and, where assets are told apart, the asset too.
             params: `top`, the reasons a row gets, and `alarm_rate`, the share of normal rows that may alarm.
 
         Returns:
             A row each: identifiers, `score`, `p_value`, `reconstruction_error`, `p_value_reconstruction`, `alarm`, `tail` and
-            `reasons`, a list of what each column adds; with both scores in the verdict also `p_value_verdict`, with groups
+            `reasons`, a list of what each column adds (series: `reason` before it, why a row has no score); with both scores in the verdict also `p_value_verdict`, with groups
             also `pooled`.
 
         Raises:
@@ -55,7 +57,7 @@ class FrameScorer:
         answers = self._scorer.score(to_rows(frame), top=int(asked.get("top", DEFAULT_TOP)), alarm_rate=rate)
         scored: pd.DataFrame = answers.drop_columns(["reasons"]).to_pandas()
         for name in answers.column_names:
-            if name == "reasons" or answers[name].null_count:  # a missing identifier is None: NaN is no JSON
+            if name == "reasons" or answers[name].null_count:  # what is missing is None: NaN is no JSON
                 scored[name] = pd.Series(answers[name].to_pylist(), index=scored.index, dtype=object)
         scored.index = frame.index
         return scored
@@ -87,4 +89,8 @@ def _load_pyfunc(path: str) -> FrameScorer:
     from anomvae.scoring import Scorer  # starts ONNX Runtime; logging a bundle must not
 
     bundle = read_bundle(Path(path))
+    if bundle.manifest.series is not None:
+        from anomvae.scoring.series import SeriesScoring
+
+        return FrameScorer(bundle, SeriesScoring(bundle))
     return FrameScorer(bundle, Scorer(bundle))

@@ -13,7 +13,7 @@ from mlflow.types.schema import AnyType, Array, Object, Property
 from anomvae.tracking.pyfunc import DEFAULT_TOP
 
 if TYPE_CHECKING:
-    from anomvae.bundle import Column, Manifest
+    from anomvae.bundle import Calibration, Column, Manifest, SeriesFacts
 
 _ANY = AnyType()  # type: ignore[no-untyped-call]  # MLflow leaves this constructor untyped
 NUMBERS = ("score", "p_value", "reconstruction_error", "p_value_reconstruction", "p_value_verdict")
@@ -25,7 +25,8 @@ FLAGS = ("alarm", "tail", "pooled")
 def make_signature(manifest: Manifest) -> ModelSignature:
     """The signature of the detector as a `python_function`.
 
-    All inputs are optional, since a cell may be missing, and a group need not be told. MLflow refuses whole numbers for `double`, 0/1 for
+    All inputs are optional, since a cell may be missing, and a group need not be told; but for a series its time and, where
+    assets are told apart, the asset. MLflow refuses whole numbers for `double`, 0/1 for
     `boolean` and pandas categories for `string`; such columns are therefore of its type `any`, and the scorer judges
     them.
 
@@ -35,13 +36,15 @@ def make_signature(manifest: Manifest) -> ModelSignature:
     inputs: list[ColSpec | TensorSpec] = [
         ColSpec(_input_type(column), column.name, required=False) for column in manifest.columns
     ]
-    inputs += [ColSpec(_ANY, name, required=False) for name in manifest.carried]
-    answered = _answered(manifest)
+    order, answered, in_series = _order(manifest), _answered(manifest), manifest.series is not None
+    inputs += [ColSpec(_ANY, name) for name in order]
+    inputs += [ColSpec(_ANY, name, required=False) for name in manifest.carried if name not in order]
     outputs: list[ColSpec | TensorSpec] = [
         *(ColSpec(_ANY, name, required=False) for name in manifest.carried),
-        *(ColSpec(DataType.double, name) for name in NUMBERS if name in answered),
+        *(ColSpec(DataType.double, name, required=not in_series) for name in NUMBERS if name in answered),
         *(ColSpec(DataType.boolean, name) for name in FLAGS if name in answered),
-        ColSpec(Array(_reason_type(manifest)), "reasons"),
+        *([ColSpec(DataType.string, "reason", required=False)] if in_series else []),
+        ColSpec(Array(_reason_type(manifest)), "reasons", required=not in_series),
     ]
     params = ParamSchema(
         [
@@ -53,15 +56,37 @@ def make_signature(manifest: Manifest) -> ModelSignature:
 
 
 def make_example(manifest: Manifest) -> pd.DataFrame:
-    """One made-up row: means, and the first category of each; never a row of the data.
+    """One made-up row: means, and the first category of each; never a row of the data. Of a series a window of such rows.
 
     Args:
         manifest: The bundle's manifest.
 
     Returns:
-        A frame of one row with the scored columns.
+        A frame with the scored columns, and what puts the rows of a series in order.
     """
-    return pd.DataFrame({column.name: [_example_cell(column)] for column in manifest.columns})
+    n = 1 if manifest.series is None else manifest.series.window
+    frame = pd.DataFrame({column.name: [_example_cell(column)] * n for column in manifest.columns})
+    if manifest.series is not None:
+        frame[manifest.series.time] = _example_times(manifest.series)
+        if manifest.series.asset is not None:
+            frame[manifest.series.asset] = "any"
+    return frame
+
+
+def _order(manifest: Manifest) -> tuple[str, ...]:
+    """Columns without which rows of a series are none."""
+    facts = manifest.series
+    if facts is None:
+        return ()
+    return (facts.time,) if facts.asset is None else (facts.time, facts.asset)
+
+
+def _example_times(facts: SeriesFacts) -> list[float] | list[str]:
+    steps = [facts.step_s * step for step in range(facts.window)]
+    if facts.counts_time:
+        return steps
+    first = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
+    return [(first + dt.timedelta(seconds=step)).isoformat() for step in steps]
 
 
 def _answered(manifest: Manifest) -> set[str]:
@@ -69,9 +94,15 @@ def _answered(manifest: Manifest) -> set[str]:
     left_out = {
         "p_value_verdict": manifest.calibration.decision != "both",
         "tail": manifest.format_version == 1,
-        "pooled": not manifest.calibration.groups,
+        "pooled": not any(each.groups for each in _calibrations(manifest)),
     }
     return {name for name in (*NUMBERS, *FLAGS) if not left_out.get(name)}
+
+
+def _calibrations(manifest: Manifest) -> tuple[Calibration, ...]:
+    """That of rows, or of newest steps and of whole series."""
+    batch = None if manifest.series is None else manifest.series.batch
+    return (manifest.calibration,) if batch is None else (manifest.calibration, batch)
 
 
 def _input_type(column: Column) -> DataType | AnyType:

@@ -12,7 +12,7 @@ from torch.nn import functional
 from anomvae.vae.decoder import row_sums
 from anomvae.vae.gaussian import Gaussian
 from anomvae.vae.likelihoods import LOG_2PI
-from anomvae.vae.mixture import SPREAD_RANGE, divergences, log_mean_exp, sample_mixture
+from anomvae.vae.mixture import SPREAD_RANGE, closeness, log_mean_exp, sample_mixture
 from anomvae.vae.prior import Terms
 
 if TYPE_CHECKING:
@@ -160,8 +160,8 @@ class ExemplarPrior(nn.Module):
         log_mean, share = log_mean_exp(found.fit)
         columns, carried, mass = [], None, None
         if found.numbers is not None:
-            columns.append(found.numbers.columns(share))
-            carried = self.carry * (share @ exemplars.residual)
+            cost, carried = found.numbers.columns(share)
+            columns.append(cost)
         if found.categories is not None:
             columns.append(found.categories.columns(share))
             mass = found.categories.probabilities(share)
@@ -182,7 +182,7 @@ class ExemplarPrior(nn.Module):
     ) -> Held:
         """What each exemplar makes of each row: the score before its columns are told apart; arguments as for :meth:`explain`."""
         numbers = categories = None
-        fit = -divergences(posterior, self.components(exemplars))
+        fit = closeness(posterior, self.components(exemplars))
         constant = torch.zeros_like(posterior.mean[:, 0])
         if self.layout.d:
             numbers = _Numbers(self, rows, decoded, likelihood, exemplars)
@@ -193,12 +193,6 @@ class ExemplarPrior(nn.Module):
         if own is not None:
             fit = torch.where(own, torch.full_like(fit, -NOT_ITS_OWN), fit)
         return Held(fit, constant, numbers, categories)
-
-    def largest_divergence_term(self, posterior: Gaussian) -> Tensor:
-        """Largest sum that a row's divergences from the exemplars are differences of, nats, shape ``(n,)``."""
-        precision = torch.exp(-self.components(self.stored).log_variance)
-        spread = torch.exp(posterior.log_variance) + posterior.mean.square()
-        return 0.5 * (spread @ precision.T).amax(dim=1)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """Draws of z from the exemplars' posteriors, shape ``(n, k)``."""
@@ -245,11 +239,11 @@ class _Numbers:
         right = torch.cat([self.carried * self.precision, -0.5 * self.carried.square() * self.precision], dim=1)
         return left @ right.T
 
-    def columns(self, share: Tensor) -> Tensor:
-        """Cost per column under the exemplars' shares ``(n, M)``, nats, shape ``(n, d)``."""
+    def columns(self, share: Tensor) -> tuple[Tensor, Tensor]:
+        """Cost per column under the exemplars' shares ``(n, M)``, nats, and what they add to the decoded; ``(n, d)`` each."""
         both = share @ torch.cat([self.carried, self.carried.square()], dim=1)
         first, second = both.chunk(2, dim=1)
-        return self.free + self.precision * self.observed * (0.5 * second - self.residual * first)
+        return self.free + self.precision * self.observed * (0.5 * second - self.residual * first), first
 
 
 class _Categories:

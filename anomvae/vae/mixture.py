@@ -32,12 +32,17 @@ def divergences(posterior: Gaussian, components: Gaussian) -> Tensor:
     Returns:
         Nats, shape ``(n, M)``; at least 0.
     """
+    return -closeness(posterior, components)
+
+
+def closeness(posterior: Gaussian, components: Gaussian) -> Tensor:
+    """The negative of :func:`divergences`; all sums lie in the product, since each step over ``(n, M)`` costs as much as it does."""
     precision = torch.exp(-components.log_variance)
-    left = torch.cat([torch.exp(posterior.log_variance) + posterior.mean.square(), posterior.mean], dim=1)
-    right = torch.cat([precision, -2.0 * components.mean * precision], dim=1)
-    of_component = (components.mean.square() * precision + components.log_variance).sum(dim=1)
-    of_row = row_sums(posterior.log_variance + 1.0)
-    return torch.clamp(0.5 * (left @ right.T + of_component - of_row[:, None]), min=0.0)
+    own = row_sums(posterior.log_variance + 1.0)[:, None]
+    left = [torch.exp(posterior.log_variance) + posterior.mean.square(), posterior.mean, own, torch.ones_like(own)]
+    of_component = (components.mean.square() * precision + components.log_variance).sum(dim=1, keepdim=True)
+    right = [-0.5 * precision, components.mean * precision, torch.full_like(of_component, 0.5), -0.5 * of_component]
+    return torch.clamp(torch.cat(left, dim=1) @ torch.cat(right, dim=1).T, max=0.0)
 
 
 def log_mean_exp(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,7 +54,7 @@ def log_mean_exp(x: Tensor) -> tuple[Tensor, Tensor]:
     top = x.amax(dim=1, keepdim=True)
     weight = torch.exp(x - top)
     total = row_sums(weight)
-    return top[:, 0] + torch.log(total / x.shape[1]), weight / total[:, None]
+    return top[:, 0] + torch.log(total / x.shape[1]), weight * total.reciprocal()[:, None]
 
 
 class PseudoRowPrior(nn.Module):

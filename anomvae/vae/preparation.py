@@ -103,11 +103,11 @@ class Preparation(nn.Module):
     def categories(self, categorical: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One-hots, which categories are known and which were never seen; see :class:`Rows`."""
         if not self.layout.c:
-            none = categorical[:, :0].to(torch.float32)
+            none = categorical[:, :0].to(self.scale.dtype)
             return none, none, none
-        onehot = (categorical.index_select(1, self.column_of) == self.code_of).to(torch.float32)
+        onehot = (categorical.index_select(1, self.column_of) == self.code_of).to(self.scale.dtype)
         known = onehot @ self.blocks
-        missing = (categorical == self.missing_code).to(torch.float32)
+        missing = (categorical == self.missing_code).to(self.scale.dtype)
         return onehot, known, 1.0 - known - missing
 
     def numbers(self, numeric: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,7 +118,7 @@ class Preparation(nn.Module):
         if any(self.layout.infinite_is_missing):
             missing = missing | (torch.isinf(numeric) & self.infinite_is_missing)
         scaled = torch.clamp((numeric - self.offset) / self.scale, *self.bounds)
-        return torch.where(missing, torch.zeros_like(scaled), scaled), (~missing).to(torch.float32)
+        return torch.where(missing, torch.zeros_like(scaled), scaled), (~missing).to(scaled.dtype)
 
     def raw(self, scaled: Tensor) -> Tensor:
         """Scaled numbers back in raw units, shape ``(..., d)``."""

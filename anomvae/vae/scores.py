@@ -92,18 +92,6 @@ class RowScorer(nn.Module):
         _, _, at_mean, terms = self._explained(numeric, categorical, None)
         return at_mean.logits[0] if terms.mass is None else terms.mass
 
-    def largest_term(self, numeric: Tensor, categorical: Tensor) -> Tensor:
-        """Largest sum that the score of a row is the small difference of, nats, shape ``(n,)``.
-
-        An exemplar that lies as far out as the row takes back nearly all that the decoder alone would charge; float32 keeps
-        about seven digits of that charge, and two libraries agree on a score to no more.
-        """
-        rows, posterior, at_mean, terms = self._explained(numeric, categorical, None)
-        charged = self.model.likelihood.cost(at_mean, rows).abs().sum(dim=(0, 2))
-        if isinstance(self.model.prior, ExemplarPrior):
-            charged = charged + self.model.prior.largest_divergence_term(posterior)
-        return torch.maximum(charged, terms.total().abs())
-
     def _explained(
         self, numeric: Tensor, categorical: Tensor, own: Tensor | None
     ) -> tuple[Rows, Gaussian, Decoded, Terms]:

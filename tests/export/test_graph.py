@@ -16,9 +16,10 @@ from anomvae.bundle import FORMAT_VERSION
 from anomvae.calibration import CalibrationTables, Table, p_values, threshold
 from anomvae.data.encoding import EncodedRows
 from anomvae.errors import BundleError, ParityError
+from anomvae.export.agreement import TOLERANCE
 from anomvae.export.calibration_graph import calibration_outputs
 from anomvae.export.graph import export_graph, input_names, recalibrated_graph, score_names
-from anomvae.export.parity import BATCH_SIZES, PROBE_ROWS, TOLERANCE, check_parity, probe_rows
+from anomvae.export.parity import BATCH_SIZES, PROBE_ROWS, check_parity, probe_rows
 from anomvae.scoring.session import GraphSession
 from anomvae.vae.scores import RowScorer
 
