@@ -10,7 +10,7 @@ PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.ready
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --constraint constraints.txt
 
-.PHONY: help setup demo tools test test-scoring check format docs bench bench-serve soak fuzz accuracy bench-accuracy bench-calibration clean
+.PHONY: help setup demo tools test test-scoring check format docs bench bench-serve soak fuzz accuracy bench-accuracy bench-calibration bench-series bench-stream fault-stream clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -40,8 +40,8 @@ demo: $(STAMP)  ## fit, calibrate, register, export, score, serve, reload and st
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash pipelines/demo.sh
 
 tools:  ## install what tests use beside Python packages, where it is missing and may be installed; tests skip without it
-	@missing=""; for tool in prometheus:prometheus prometheus-alertmanager:prometheus-alertmanager chromium:chromium; do \
-		command -v $${tool%%:*} >/dev/null || missing="$$missing $${tool##*:}"; done; \
+	@missing=""; for tool in prometheus:prometheus prometheus-alertmanager:prometheus-alertmanager chromium:chromium mosquitto:mosquitto; do \
+		PATH="$$PATH:/usr/sbin" command -v $${tool%%:*} >/dev/null || missing="$$missing $${tool##*:}"; done; \
 	if [ -n "$$missing" ]; then if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "installing$$missing"; { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing; } >/dev/null 2>&1 \
 			|| echo "not all of$$missing can be had; their tests skip"; \
@@ -87,6 +87,16 @@ bench-accuracy: $(BENCH_STAMP)  ## measure ranking beside other detectors, into 
 
 bench-calibration: $(BENCH_STAMP)  ## hold stated alarm rates against realised ones, into docs/accuracy.md; hours, goes on where it stopped
 	@$(BIN)/python -m pipelines.bench_calibration $(ARGS)
+
+bench-series: $(BENCH_STAMP)  ## measure detectors of series beside ours, into docs/accuracy.md; goes on where it stopped
+	@$(BIN)/python -m pipelines.bench_series $(ARGS)
+
+bench-stream: $(STAMP)  ## measure the streaming service beside its own client without scoring, into docs/performance.md
+	@$(BIN)/python -m pipelines.bench_stream $(ARGS)
+
+fault-stream: $(STAMP) tools  ## the streaming service through ten kills, cut connections and rebalances with 200,000 records
+	@ANOMVAE_FAULT_RECORDS=200000 ANOMVAE_FAULT_KILLS=10 $(BIN)/python -m pytest -q -s --timeout=1800 \
+		tests/integration/test_stream_faults.py tests/integration/test_stream_faults_mqtt.py
 
 clean:  ## remove what demo and tests leave
 	@rm -rf demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
     from anomvae.bundle import Bundle
 
+# A shell that runs the tests in the background has interrupts ignored, and children inherit that; what is handled here
+# begins anew in them. (Resetting it between fork and exec would not do: a fork with gRPC's threads alive can end there.)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def mixed_table(n: int, seed: int = 0) -> pa.Table:
     """Rows of a made-up press: an id, correlated numbers with missing cells, a flag, a material, a constant."""
@@ -121,7 +126,6 @@ class Serving:
             stdout=subprocess.DEVNULL,
             text=True,
             env={**os.environ, **environment},
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509  one thread yet
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

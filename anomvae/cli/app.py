@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 import anomvae
-from anomvae.cli import calibrate, check, doctor, evaluate, fit, models, power, score, serve
+from anomvae.cli import calibrate, check, doctor, evaluate, fit, models, power, replay, score, serve, stream
 from anomvae.cli.console import complain
 from anomvae.errors import AnomvaeError
 
@@ -52,6 +52,8 @@ app.command("fit")(fit.fit)
 app.command("calibrate")(calibrate.calibrate)
 app.command("score")(score.score)
 app.command("serve")(serve.command)
+app.command("stream")(stream.command)
+app.command("replay")(replay.replay)
 app.command("evaluate")(evaluate.evaluate)
 app.command("power")(power.power)
 app.command("check")(check.check)

@@ -70,13 +70,17 @@ class Loader:
             found: The version.
 
         Raises:
-            BundleError: The graph cannot be loaded, or does not answer as it should.
+            BundleError: The graph cannot be loaded, does not answer as it should, or is one of series.
             ModelReferenceError: The folder was replaced since it was found.
             ProviderError: Providers are strict, and another one would run it.
             ScoringError: Running it failed, perhaps for a reason that passes.
         """
         choice, manifest = self._choice, found.bundle.manifest
-        graph = _graph(found.bundle)
+        if manifest.series is not None:
+            raise BundleError(
+                f"{name!r} scores series, which the daemon does not serve: use `anomvae stream` or `score`"
+            )
+        graph = graph_of(found.bundle)
         session = self._session(graph, manifest)
         in_use, fell_back = short_name(session.providers[0]), choice.fell_back(session.providers)
         if fell_back and choice.strict:
@@ -126,8 +130,12 @@ class Loader:
         return GraphSession(graph, manifest.width, largest_chunk=self._max_batch_rows)
 
 
-def _graph(bundle: Bundle) -> bytes:
-    """The graph that the manifest names, and no other: the folder may have been replaced since it was read."""
+def graph_of(bundle: Bundle) -> bytes:
+    """The graph that the manifest names, and no other: the folder may have been replaced since it was read.
+
+    Raises:
+        ModelReferenceError: It was.
+    """
     try:
         graph = bundle.graph.read_bytes()
     except OSError:

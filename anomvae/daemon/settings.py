@@ -22,7 +22,7 @@ SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 LogFormat = Literal["json", "text"]
 
 
-def _told(sentence: str, low: float | None = None, high: float = math.inf) -> dict[str, Any]:
+def told(sentence: str, low: float | None = None, high: float = math.inf) -> dict[str, Any]:
     """What help and checks say of a field: a sentence, and its range."""
     return {"help": sentence, "low": low, "high": high}
 
@@ -37,23 +37,23 @@ class ServeSettings:
 
     models: tuple[str, ...] = field(
         default=(),
-        metadata=_told(
+        metadata=told(
             "What to serve: bundle folders or registered models, NAME=REF to choose the name; the first is the default."
         ),
     )
-    host: str = field(default="127.0.0.1", metadata=_told("Address to listen on; 0.0.0.0 for all."))
-    port: int = field(default=8080, metadata=_told("Port of HTTP; 0: any free one.", 0, 65535))
-    grpc_port: int = field(default=8081, metadata=_told("Port of gRPC; 0: any free one, -1: no gRPC.", -1, 65535))
+    host: str = field(default="127.0.0.1", metadata=told("Address to listen on; 0.0.0.0 for all."))
+    port: int = field(default=8080, metadata=told("Port of HTTP; 0: any free one.", 0, 65535))
+    grpc_port: int = field(default=8081, metadata=told("Port of gRPC; 0: any free one, -1: no gRPC.", -1, 65535))
     providers: str = field(
-        default="auto", metadata=_told("Execution providers, best first: auto, cpu, cuda,cpu, tensorrt,cuda,cpu, ...")
+        default="auto", metadata=told("Execution providers, best first: auto, cpu, cuda,cpu, tensorrt,cuda,cpu, ...")
     )
     strict_providers: bool = field(
-        default=False, metadata=_told("Refuse to start unless the first provider runs the whole model.")
+        default=False, metadata=told("Refuse to start unless the first provider runs the whole model.")
     )
-    threads: int = field(default=0, metadata=_told("Threads that run the model; 0: one a core.", 0, 1024))
+    threads: int = field(default=0, metadata=told("Threads that run the model; 0: one a core.", 0, 1024))
     max_batch_rows: int = field(
         default=1024,
-        metadata=_told(
+        metadata=told(
             "Most rows in one call of the model; larger requests are cut. On the CPU never more than 1,024, of wide rows "
             "fewer: smaller calls are quicker there.",
             1,
@@ -62,57 +62,57 @@ class ServeSettings:
     )
     max_wait_ms: float = field(
         default=2.0,
-        metadata=_told(
+        metadata=told(
             "Longest wait for company while the model is busy, in milliseconds; an idle model never waits.", 0, 60_000
         ),
     )
     max_inflight_rows: int = field(
-        default=200_000, metadata=_told("Most rows in flight; more are refused at once.", 1, 2**31)
+        default=200_000, metadata=told("Most rows in flight; more are refused at once.", 1, 2**31)
     )
-    max_body_mb: float = field(default=64.0, metadata=_told("Largest request body, in MiB.", 0.001, 2047))
+    max_body_mb: float = field(default=64.0, metadata=told("Largest request body, in MiB.", 0.001, 2047))
     max_buffered_mb: float = field(
-        default=256.0, metadata=_told("Most bytes of bodies held while they arrive, in MiB.", 0.001, 2**20)
+        default=256.0, metadata=told("Most bytes of bodies held while they arrive, in MiB.", 0.001, 2**20)
     )
     request_timeout: float = field(
-        default=30.0, metadata=_told("Longest time a request may take, in seconds.", 0.001, 86_400)
+        default=30.0, metadata=told("Longest time a request may take, in seconds.", 0.001, 86_400)
     )
     body_timeout: float = field(
-        default=20.0, metadata=_told("Longest time a body may take to arrive, in seconds.", 0.001, 86_400)
+        default=20.0, metadata=told("Longest time a body may take to arrive, in seconds.", 0.001, 86_400)
     )
     header_timeout: float = field(
-        default=10.0, metadata=_told("Longest time headers may take to arrive, in seconds.", 0.001, 86_400)
+        default=10.0, metadata=told("Longest time headers may take to arrive, in seconds.", 0.001, 86_400)
     )
     keep_alive: float = field(
-        default=75.0, metadata=_told("How long an idle connection is kept, in seconds.", 0, 86_400)
+        default=75.0, metadata=told("How long an idle connection is kept, in seconds.", 0, 86_400)
     )
     max_header_kb: float = field(
-        default=32.0, metadata=_told("Largest request line and headers together, in KiB.", 0.1, 1024)
+        default=32.0, metadata=told("Largest request line and headers together, in KiB.", 0.1, 1024)
     )
-    max_connections: int = field(default=1000, metadata=_told("Most HTTP connections at once.", 1, 1_000_000))
+    max_connections: int = field(default=1000, metadata=told("Most HTTP connections at once.", 1, 1_000_000))
     tokens_file: Path | None = field(
-        default=None, metadata=_told("File of bearer tokens, one a line; without it everyone may ask.")
+        default=None, metadata=told("File of bearer tokens, one a line; without it everyone may ask.")
     )
-    tls_cert: Path | None = field(default=None, metadata=_told("Certificate chain (PEM) for HTTPS and gRPC."))
-    tls_key: Path | None = field(default=None, metadata=_told("Private key (PEM) of the certificate."))
+    tls_cert: Path | None = field(default=None, metadata=told("Certificate chain (PEM) for HTTPS and gRPC."))
+    tls_key: Path | None = field(default=None, metadata=told("Private key (PEM) of the certificate."))
     reload_every: float = field(
-        default=30.0, metadata=_told("How often references are looked at for new versions, in seconds; 0: never.", 0)
+        default=30.0, metadata=told("How often references are looked at for new versions, in seconds; 0: never.", 0)
     )
     accept_new_columns: bool = field(
-        default=False, metadata=_told("Also load a new version that wants other columns than the one in service.")
+        default=False, metadata=told("Also load a new version that wants other columns than the one in service.")
     )
     shadow_share: float = field(
-        default=0.1, metadata=_told("Share of requests also scored by the model's @challenger; 0: none.", 0, 1)
+        default=0.1, metadata=told("Share of requests also scored by the model's @challenger; 0: none.", 0, 1)
     )
     drain_delay: float = field(
         default=1.0,
-        metadata=_told("How long requests are still taken after SIGTERM, with readiness off, in seconds.", 0, 3600),
+        metadata=told("How long requests are still taken after SIGTERM, with readiness off, in seconds.", 0, 3600),
     )
     drain_timeout: float = field(
-        default=30.0, metadata=_told("Longest time to finish what is in flight when stopping, in seconds.", 0, 3600)
+        default=30.0, metadata=told("Longest time to finish what is in flight when stopping, in seconds.", 0, 3600)
     )
-    log_format: LogFormat = field(default="json", metadata=_told("json: one event a line; text: for terminals."))
+    log_format: LogFormat = field(default="json", metadata=told("json: one event a line; text: for terminals."))
     tracking_uri: str | None = field(
-        default=None, metadata=_told("MLflow tracking server or database; default: MLFLOW_TRACKING_URI.")
+        default=None, metadata=told("MLflow tracking server or database; default: MLFLOW_TRACKING_URI.")
     )
 
     def __post_init__(self) -> None:
@@ -171,7 +171,7 @@ def load_settings(
         if variable.startswith(PREFIX) and variable != PREFIX + "CONFIG" and not _is_service_link(variable, text):
             if variable not in known:
                 raise SettingError(f"the environment variable {variable} is no setting{_close(variable, known)}")
-            values[known[variable]] = _parsed(variable, text, hints[known[variable]])
+            values[known[variable]] = parsed_text(variable, text, hints[known[variable]])
     values.update({name: value for name, value in flags.items() if value is not None and value != ()})
     settings = ServeSettings(**values)
     if not settings.models:
@@ -199,7 +199,7 @@ def _from_file(file: Path, hints: Mapping[str, Any]) -> dict[str, Any]:
         name = key.replace("-", "_")
         if name not in hints:
             raise SettingError(f"{file} has the unknown key {key!r}{_close(name, hints)}")
-        values[name] = _typed(f"{key} in {file}", value, hints[name])
+        values[name] = typed_value(f"{key} in {file}", value, hints[name])
     return values
 
 
@@ -208,7 +208,7 @@ def _close(name: str, known: Mapping[str, Any]) -> str:
     return f"; did you mean {close[0]}?" if close else "; `anomvae serve --help` lists them"
 
 
-def _typed(where: str, value: Any, hint: Any) -> Any:
+def typed_value(where: str, value: Any, hint: Any) -> Any:
     """A TOML value as its field has it."""
     kinds = set(get_args(hint)) | {hint} if get_origin(hint) is not Literal else {str}
     if get_origin(hint) is tuple:
@@ -228,7 +228,7 @@ def _typed(where: str, value: Any, hint: Any) -> Any:
 _WORDS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
-def _parsed(variable: str, text: str, hint: Any) -> Any:
+def parsed_text(variable: str, text: str, hint: Any) -> Any:
     """An environment variable's text as its field has it."""
     if get_origin(hint) is tuple:
         return tuple(text.split())

@@ -167,8 +167,6 @@ def test_ctrl_c_while_training_ends_in_a_whole_bundle(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        # Where the tests run in the background, the shell has had interrupts ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  one short-lived child
     )
     assert running.stdout is not None
     for line in running.stdout:

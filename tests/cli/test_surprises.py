@@ -28,7 +28,7 @@ def test_a_table_of_three_hundred_columns_passes_the_parity_check(tmp_path: Path
     x = draw.normal(size=(500, 6)) @ draw.normal(size=(6, 300)) + 0.3 * draw.normal(size=(500, 300))
     rows = pa.table({f"s{j}": x[:, j] for j in range(300)})
     settings = FitSettings(alarm_rate=0.05, training=TrainingSettings(max_steps=400))
-    assert fit_bundle(rows, settings, tmp_path / "wide").parity <= 1e-4
+    assert fit_bundle(rows, settings, tmp_path / "wide").parity <= 1e-3
 
 
 def test_a_stored_pandas_index_is_carried_along_and_not_learnt(tmp_path: Path) -> None:

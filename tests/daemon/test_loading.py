@@ -15,6 +15,7 @@ from anomvae.observability import Log, Metrics
 from anomvae.references import find_model
 from anomvae.scoring.providers import choose_providers
 from anomvae.scoring.selftest import probe_rows
+from tests.streamed import pumps
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,3 +114,8 @@ def test_numbers_of_groups_are_codes_too(fitted: Bundle) -> None:
         assert same_inputs(before, other)
         assert not same_codes(before, other)
         assert not same_codes(other, before)
+
+
+def test_a_version_of_series_is_refused(loader: Loader) -> None:
+    with pytest.raises(BundleError, match="'pumps' scores series, which the daemon does not serve"):
+        loader.load("pumps", find_model(str(pumps().folder)))

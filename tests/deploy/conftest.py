@@ -1,4 +1,4 @@
-"""What the tests of `deploy/` share: its files read, a daemon under load, and a real Prometheus that scrapes it."""
+"""What the tests of `deploy/` share: its files read, a daemon and streams under load, a real Prometheus that scrapes them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ import pyarrow as pa
 import pytest
 import yaml
 
+from anomvae.daemon.stream_http import StatusServer
 from anomvae.data.encoding import encode
+from anomvae.observability.stream_metrics import StreamMetrics
+from tests.streamed import Streaming, lines, pump_rows, pumps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,8 +34,11 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEPLOY = REPOSITORY / "deploy"
+DASHBOARDS = ("anomvae", "anomvae-stream")
+"""By their files, which are named as the jobs that they, and the rules of the same name, look at."""
 VARIABLES = {"$__rate_interval": "5s", "$__range": "30s", "$instance": ".*", "$model": ".*"}
 STARTED_WITHIN_S = 60.0
+DAY_S = 86_400
 
 
 @dataclass(frozen=True)
@@ -87,9 +93,10 @@ def rules() -> list[dict[str, Any]]:
     return [rule for file in files for group in yaml.safe_load(file.read_text())["groups"] for rule in group["rules"]]
 
 
-@pytest.fixture(scope="session")
-def dashboard() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((DEPLOY / "grafana/dashboards/anomvae.json").read_text())
+@pytest.fixture(scope="session", params=DASHBOARDS)
+def dashboard(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Each dashboard in turn."""
+    found: dict[str, Any] = json.loads((DEPLOY / f"grafana/dashboards/{request.param}.json").read_text())
     return found
 
 
@@ -101,7 +108,7 @@ def panels(dashboard: dict[str, Any]) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def queries(dashboard: dict[str, Any], panels: list[dict[str, Any]], rules: list[dict[str, Any]]) -> list[Query]:
-    """Everything that is asked of Prometheus anywhere."""
+    """Everything that is asked of Prometheus by a dashboard, or by any rule."""
     asked = [(panel["title"], target["expr"]) for panel in panels for target in panel["targets"]]
     asked += [(note["name"], note["expr"]) for note in dashboard["annotations"]["list"] if "expr" in note]
     asked += [(rule.get("alert") or rule["record"], rule["expr"]) for rule in rules]
@@ -194,7 +201,57 @@ def _cells(array: npt.NDArray[Any]) -> list[Any]:
 
 
 @pytest.fixture(scope="session")
-def prometheus(loaded_daemon: Daemon, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+def loaded_streams(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """Addresses of a stream that answers a pipe, and of one that tells what only a broker makes known: lag, transactions."""
+    folder = tmp_path_factory.mktemp("streams")
+    ends = ("--from", "-", "--to", folder / "answers", "--dead-letter", folder / "dead", "--events")
+    told, stop = StreamMetrics(), threading.Event()
+    with Streaming("--model", pumps().folder, *ends, "--metrics-port", 0) as stream:
+        addresses = [stream.url.removeprefix("http://")]
+        server = StatusServer("127.0.0.1", 0, told, lambda: True, lambda: True)
+        worker = threading.Thread(target=_flow, args=(stream, told, stop))
+        worker.start()
+        try:
+            yield [*addresses, f"127.0.0.1:{server.port}"]
+        finally:
+            stop.set()
+            worker.join(30)
+            server.close()
+
+
+def _flow(stream: Streaming, told: StreamMetrics, stop: threading.Event) -> None:
+    """Writes steps of both pumps to the one, and has the other tell of as many, until told to stop."""
+    draw = np.random.default_rng(0)
+    told.follow(lambda: True, lambda: 2, lambda: 7)
+    told.model_loaded("pumps", version="3", kind="series", digest="4b" * 6, reference="pumps@champion", alarm_rate=0.05)
+    rows, began = pump_rows(40_000), time.time() - DAY_S
+    stream.write(b"no JSON\n")
+    for first in range(0, len(rows), 8):
+        told.records({"scored": 8, "filling": 2}, alarms=first % 24 == 0)
+        told.batch(0.01, 0.02)
+        told.values(draw.exponential(size=8), draw.random(8))
+        told.lag({0: 3, 1: 5})
+        told.transaction("committed")
+        told.progressed()
+        stream.write(lines(row | {"when": began + row["i"] // 2} for row in rows[first : first + 8]))
+        if stop.wait(0.1):
+            break
+
+
+def documented_job() -> dict[str, Any]:
+    """How the documentation has streams scraped."""
+    blocks = re.findall(
+        r"^```yaml\n(.*?)^```", (REPOSITORY / "docs/streaming.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    (found,) = [yaml.safe_load(block) for block in blocks if block.startswith("scrape_configs:")]
+    (job,) = found["scrape_configs"]
+    return dict(job)
+
+
+@pytest.fixture(scope="session")
+def prometheus(
+    loaded_daemon: Daemon, loaded_streams: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Prometheus]:
     """A real Prometheus with the delivered configuration; only addresses, the token's file and the pace are the test's."""
     program = shutil.which("prometheus")
     if program is None:
@@ -205,7 +262,7 @@ def prometheus(loaded_daemon: Daemon, tmp_path_factory: pytest.TempPathFactory) 
     (folder / "token").write_text(loaded_daemon.token)
     job["authorization"]["credentials_file"] = str(folder / "token")
     job["static_configs"] = [{"targets": [loaded_daemon.address]}]
-    config["scrape_configs"] = [job]
+    config["scrape_configs"] = [job, documented_job() | {"static_configs": [{"targets": loaded_streams}]}]
     config["global"] |= {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
     config["alerting"].pop("alertmanagers")
     shutil.copytree(DEPLOY / "prometheus/rules", folder / "rules")
@@ -228,8 +285,12 @@ def _scraped(prometheus: Prometheus) -> Prometheus:
     while time.monotonic() < deadline:
         time.sleep(0.2)
         try:
-            scrapes = prometheus.ask('count_over_time(up{job="anomvae"}[1m]) >= 5')
-            if scrapes and prometheus.ask("model:anomvae_unknown_category_cells:per_row1h"):
+            scrapes = prometheus.ask('count_over_time(up{job=~"anomvae|anomvae-stream"}[1m]) >= 5')
+            evaluated = (
+                "model:anomvae_unknown_category_cells:per_row1h",
+                "instance:anomvae_stream_scored:increase1h > 0",
+            )
+            if len(scrapes) == 3 and all(map(prometheus.ask, evaluated)):
                 return prometheus
         except (httpx.TransportError, ValueError):  # not listening yet, or not ready yet
             continue

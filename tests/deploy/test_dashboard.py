@@ -1,7 +1,8 @@
-"""The Grafana dashboard is sound as a file, and asks only for what the daemon tells."""
+"""Every Grafana dashboard is sound as a file, and asks only for what the daemon, or a stream, tells."""
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -11,6 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from anomvae.observability.instruments import INSTRUMENTS
+from anomvae.observability.stream_metrics import STREAM_INSTRUMENTS
+from tests.deploy.conftest import DASHBOARDS
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -19,6 +24,15 @@ if TYPE_CHECKING:
 OURS = {"up": (), "ALERTS": ("alertname", "alertstate", "severity")}
 OF_PROCESS = re.compile(r"process_(cpu_seconds_total|resident_memory_bytes|start_time_seconds|open_fds|max_fds)")
 EVERYWHERE = {"job", "instance"}
+CHOICES = {"anomvae": ["datasource", "instance", "model"], "anomvae-stream": ["datasource", "instance"]}
+TOLD = {"anomvae": INSTRUMENTS, "anomvae-stream": STREAM_INSTRUMENTS}
+NOT_SHOWN = {
+    "anomvae": {
+        "anomvae_shadow_info",  # who the challenger is; panels of what it does name the champion
+        "anomvae_calibration_trusted",  # the evidence by which it is judged is shown, with the line that it must not cross
+    },
+    "anomvae-stream": set[str](),
+}
 WORDS = {"and", "or", "unless", "by", "without", "on", "ignoring", "group_left", "group_right", "offset", "bool"}
 
 
@@ -64,9 +78,63 @@ def test_every_panel_says_what_it_shows_in_which_unit_and_from_where(panels: lis
             assert all(target["legendFormat"] for target in panel["targets"]), title
 
 
-def test_the_viewer_chooses_data_source_daemon_and_model(dashboard: dict[str, Any]) -> None:
-    assert [variable["name"] for variable in dashboard["templating"]["list"]] == ["datasource", "instance", "model"]
-    assert dashboard["uid"] == "anomvae"
+def test_the_viewer_chooses_data_source_daemon_or_stream_and_model(dashboard: dict[str, Any]) -> None:
+    assert [variable["name"] for variable in dashboard["templating"]["list"]] == CHOICES[dashboard["uid"]]
+
+
+def test_every_dashboard_is_tested_and_known_by_the_name_of_its_file(
+    deploy: Path, dashboard: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    assert {file.stem for file in (deploy / "grafana/dashboards").iterdir()} == set(DASHBOARDS)
+    assert dashboard["uid"] == request.node.callspec.params["dashboard"]
+
+
+def test_a_dashboard_looks_at_its_own_job_alone(dashboard: dict[str, Any], panels: list[dict[str, Any]]) -> None:
+    asked = [target["expr"] for panel in panels for target in panel["targets"]]
+    asked += [note["expr"] for note in dashboard["annotations"]["list"] if "expr" in note]
+    asked += [variable["definition"] for variable in dashboard["templating"]["list"] if "definition" in variable]
+    for expr in asked:
+        for name, matchers in re.findall(r"([\w:]+)\{([^}]*)\}", expr):
+            job = re.findall(r'\bjob="([^"]*)"', matchers)
+            assert job == ([] if name == "ALERTS" else [dashboard["uid"]]), expr
+
+
+def test_every_alert_is_named_by_a_panel(deploy: Path, dashboard: dict[str, Any], panels: list[dict[str, Any]]) -> None:
+    alerts = _alerts(deploy, dashboard["uid"])
+    assert set(re.findall(r"Anomvae\w+", " ".join(panel["description"] for panel in panels))) == set(alerts)
+
+
+def test_lines_lie_at_the_thresholds_of_the_alerts_they_are_said_to_be(
+    deploy: Path, dashboard: dict[str, Any], panels: list[dict[str, Any]]
+) -> None:
+    alerts = _alerts(deploy, dashboard["uid"])
+    lines = 0
+    for panel in panels:
+        for alert in re.findall(r"The line is the threshold of (\w+)", panel["description"]):
+            defaults = panel["fieldConfig"]["defaults"]
+            assert defaults["custom"]["thresholdsStyle"] == {"mode": "dashed"}
+            (threshold,) = re.findall(r" > ([\d.]+)$", alerts[alert], re.MULTILINE)
+            assert defaults["thresholds"]["steps"][-1]["value"] == float(threshold), panel["title"]
+            lines += 1
+    assert lines >= 2
+
+
+def test_a_stream_that_alarms_too_often_crosses_the_line_that_its_alert_goes_by(deploy: Path) -> None:
+    flood = _alerts(deploy, "anomvae-stream")["AnomvaeStreamAlarmFlood"]
+    (times,) = re.findall(r"\((\d+) \* max by", flood)
+    dashboard = json.loads((deploy / "grafana/dashboards/anomvae-stream.json").read_text())
+    panels = {panel["title"]: panel for panel in dashboard["panels"]}
+    drawn = panels["Share of alarms against the stated rate"]["targets"][-1]
+    assert drawn["legendFormat"] == "{{instance}} alert"
+    assert drawn["expr"].startswith(f"{times} * max by (instance) (anomvae_stream_model_alarm_rate{{")
+    steps = panels["Alarms against stated rate"]["fieldConfig"]["defaults"]["thresholds"]["steps"]
+    assert steps[-1]["value"] == float(times)
+
+
+def _alerts(deploy: Path, name: str) -> dict[str, str]:
+    """Expressions of the alerts of the rules of this name."""
+    groups = yaml.safe_load((deploy / f"prometheus/rules/{name}.yml").read_text())["groups"]
+    return {rule["alert"]: rule["expr"] for group in groups for rule in group["rules"] if "alert" in rule}
 
 
 def test_every_query_parses(queries: list[Query], tmp_path: Path) -> None:
@@ -80,10 +148,8 @@ def test_every_query_parses(queries: list[Query], tmp_path: Path) -> None:
 
 
 def test_only_metrics_and_labels_that_exist_are_asked_for(queries: list[Query], rules: list[dict[str, Any]]) -> None:
-    from anomvae.observability.instruments import INSTRUMENTS
-
     labels: dict[str, set[str]] = {name: set(known) for name, known in OURS.items()}
-    for instrument in INSTRUMENTS:
+    for instrument in (*INSTRUMENTS, *STREAM_INSTRUMENTS):
         known = set(instrument.labels)
         if instrument.type == "histogram":
             labels |= {f"{instrument.name}_{end}": known for end in ("sum", "count")}
@@ -100,9 +166,8 @@ def test_only_metrics_and_labels_that_exist_are_asked_for(queries: list[Query], 
                 assert matched <= labels[name] | EVERYWHERE, f"{query.where} matches {name} by {matched}"
 
 
-def test_every_metric_the_daemon_tells_is_looked_at(queries: list[Query]) -> None:
-    from anomvae.observability.instruments import INSTRUMENTS
-
-    asked = {name for query in queries for name in _metrics(query.expr)}
+def test_every_metric_that_is_told_is_shown(dashboard: dict[str, Any], panels: list[dict[str, Any]]) -> None:
+    asked = {name for panel in panels for target in panel["targets"] for name in _metrics(target["expr"])}
     ends = {name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count") for name in asked}
-    assert {instrument.name for instrument in INSTRUMENTS} - ends == {"anomvae_shadow_info"}
+    told = {instrument.name for instrument in TOLD[dashboard["uid"]]}
+    assert told - ends == NOT_SHOWN[dashboard["uid"]]

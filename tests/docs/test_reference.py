@@ -7,9 +7,12 @@ import typer.main
 
 import anomvae.errors
 from anomvae.cli.app import app
+from anomvae.daemon import stream_settings
 from anomvae.daemon.settings import ServeSettings, flag_of, variable_of
 from anomvae.observability import INSTRUMENTS
+from anomvae.observability.stream_metrics import STREAM_INSTRUMENTS
 from anomvae.serving.openapi import ERRORS, openapi
+from pipelines import reference_streaming
 from pipelines.reference import PAGE, page
 from pipelines.reference_serving import EVENTS, logged_events
 
@@ -58,6 +61,18 @@ def test_every_metric_route_and_status_stands_in_the_reference() -> None:
 
 def test_every_event_that_is_logged_stands_in_the_reference_with_a_meaning() -> None:
     assert logged_events().keys() == EVENTS.keys()
+
+
+def test_settings_metrics_and_events_of_streams_stand_in_the_reference() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    for name in stream_settings.options():
+        flag, variable, key = (
+            of(name) for of in (stream_settings.flag_of, stream_settings.variable_of, stream_settings.key_of)
+        )
+        assert f"| `{flag}` | `{variable}` | `{key}` |" in text
+    for instrument in STREAM_INSTRUMENTS:
+        assert f"| `{instrument.name}` | {instrument.type} |" in text
+    assert reference_streaming.logged_events().keys() == reference_streaming.EVENTS.keys()
 
 
 def test_every_error_stands_in_the_tree_of_its_module() -> None:

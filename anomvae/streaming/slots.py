@@ -1,0 +1,92 @@
+"""What is remembered of each asset, as columns of arrays that grow by doubling."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_FIRST = 64
+_NOBODY = -1
+
+
+class Slots:
+    """Columns with a row an asset, s of them; rows given back are used again.
+
+    Args:
+        history: Steps remembered of an asset, h.
+        width: Channels, d.
+
+    Attributes:
+        names: Asset of each slot.
+        owner: Number of the partition that a slot belongs to, -1 while nobody uses it, shape ``(s,)``.
+        values: The newest steps, the newest last, shape ``(s, h, d)``.
+        anchors: Offset of each of those steps where it is an anchor, else -1, shape ``(s, h)``.
+        leases: Offset of the record that had set the partition's clock as it stood at each of those steps, shape ``(s, h)``.
+        count: Steps of the sequence so far; 0: the asset is off; shape ``(s,)``.
+        newest: Time of the newest row that was a step or found the asset off, shape ``(s,)``.
+        kept: Offset of that row; -1: there is none; shape ``(s,)``.
+        seen: Newest time of all rows, repeated ones included, shape ``(s,)``.
+        need: Offset of the anchor that the asset's next window can be rebuilt from, shape ``(s,)``.
+        lease: Offset of the record that had set the partition's clock as it stood there, shape ``(s,)``.
+        clock: The partition's clock at the asset's last row, shape ``(s,)``.
+    """
+
+    def __init__(self, history: int, width: int) -> None:
+        self.names: list[str] = []
+        self.values = np.empty((0, history, width), dtype=np.float32)
+        self.anchors, self.leases = (np.empty((0, history), dtype=np.int64) for _ in range(2))
+        self.owner, self.count, self.kept, self.need, self.lease = (np.empty(0, dtype=np.int64) for _ in range(5))
+        self.newest, self.seen, self.clock = (np.empty(0, dtype=np.float64) for _ in range(3))
+        self._unused: list[int] = []
+
+    def take(self, names: Sequence[str], owner: int) -> list[int]:
+        """Slots for assets not met before."""
+        while len(self._unused) < len(names):
+            self._grow()
+        taken = [self._unused.pop() for _ in names]
+        for slot, name in zip(taken, names, strict=True):
+            self.names[slot] = name
+        self.owner[taken] = owner
+        self.kept[taken] = self.need[taken] = self.lease[taken] = -1
+        self.count[taken] = 0
+        self.seen[taken] = self.clock[taken] = self.newest[taken] = -np.inf
+        self.anchors[taken] = self.leases[taken] = -1
+        return taken
+
+    def free(self, slots: Sequence[int]) -> None:
+        """Takes slots back."""
+        self.owner[slots] = _NOBODY
+        for slot in slots:
+            self.names[slot] = ""
+        self._unused.extend(slots)
+
+    def of(self, owner: int) -> npt.NDArray[np.int64]:
+        """The slots of a partition."""
+        return np.flatnonzero(self.owner == owner)
+
+    def _grow(self) -> None:
+        size = len(self.owner)
+        more = max(_FIRST, size)
+        for name in (
+            "values",
+            "anchors",
+            "leases",
+            "owner",
+            "count",
+            "kept",
+            "need",
+            "lease",
+            "newest",
+            "seen",
+            "clock",
+        ):
+            column = getattr(self, name)
+            setattr(self, name, np.concatenate([column, np.empty((more, *column.shape[1:]), dtype=column.dtype)]))
+        self.owner[size:] = _NOBODY
+        self.names.extend([""] * more)
+        self._unused.extend(range(size + more - 1, size - 1, -1))
