@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
+OTHERS = ("bench-serve", "bench-stream")
+"""Sections of the page that other jobs write."""
 COLUMNS = 32
 LAYERS = (64, 64)
 CHUNKS = (64, 128, 256, 512, 1024, 8192)
@@ -354,8 +356,9 @@ def main() -> None:
     facts["exemplars"] = with_section("", bench_exemplars.SECTION, exemplars).strip()
     tables = bench_tables.section(bench_tables.measure())
     facts["calibration"] = with_section("", bench_tables.SECTION, tables).strip()
-    kept = find_section(PAGE.read_text(), "bench-serve") if PAGE.exists() else ""
-    PAGE.write_text(page(facts) + (f"\n{kept}\n" if kept else ""))
+    before = PAGE.read_text() if PAGE.exists() else ""
+    kept = [section for name in OTHERS if (section := find_section(before, name))]
+    PAGE.write_text("\n".join([page(facts), *(f"{section}\n" for section in kept)]))
     print(
         f"wrote {PAGE} (peak of the benchmark itself {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB)"
     )

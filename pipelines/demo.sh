@@ -105,4 +105,14 @@ daemon=""
 grep '"event":"stopped"' serve.log
 echo "exit code $ended"
 
+say "12. Sensors over time: a detector of windows for two pumps (their readings are generated)"
+run python ../pipelines/demo_sensors.py .
+show "anomvae fit sensors.parquet --time time --by pump --window 32 --name pumps --alarm-rate 0.01 --members row"
+anomvae fit sensors.parquet --time time --by pump --window 32 --name pumps --alarm-rate 0.01 --members row
+
+say "13. Their next readings through a pipe, as they would come from Kafka or MQTT: a bearing of the south pump goes at step 400"
+show "anomvae stream --model pumps@champion --from - --to - --events --quiet 20 --least 3 --no-announce < today.jsonl | python ../pipelines/demo_sensors.py show"
+anomvae stream --model pumps@champion --from - --to - --events --quiet 20 --least 3 --no-announce < today.jsonl 2>stream.log |
+    python ../pipelines/demo_sensors.py show
+
 say "Done. demo/models/biopsies/report.html shows what was learned; mlflow ui --backend-store-uri sqlite:///demo/mlflow.db shows the run"

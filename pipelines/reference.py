@@ -20,7 +20,7 @@ from anomvae.cli.app import app
 from anomvae.fitting.settings import FitSettings
 from anomvae.training.settings import TrainingSettings
 from anomvae.vae.settings import ModelSettings
-from pipelines import reference_serving
+from pipelines import reference_serving, reference_streaming
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference.md"
 
@@ -145,6 +145,7 @@ def page() -> str:
     for kind in (Column, LeftOut, Split, Calibration, Provenance):
         parts += [f"### {kind.__name__}\n", dataclass_table(kind)]
     parts += ["### training.json\n", dataclass_table(TrainingRecord), *reference_serving.sections()]
+    parts += reference_streaming.sections()
     parts += ["## Errors\n", errors()]
     return "\n".join(parts)
 

@@ -17,7 +17,9 @@ from anomvae.serving.openapi import ERRORS, openapi
 from anomvae.serving.status import status_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from anomvae.observability import Instrument
 
 PACKAGE = Path(anomvae.__file__).parent
 LEVELS = ("info", "warning", "error")
@@ -71,19 +73,19 @@ def settings() -> str:
     rows = ["| flag | variable | key | value | default | meaning |", "|---|---|---|---|---|---|"]
     hints = get_type_hints(ServeSettings)
     rows += [
-        f"| `{flag_of(known.name)}` | `{variable_of(known.name)}` | `{known.name}` | {_kind(hints[known.name], known)} "
-        f"| {_default(known.default)} | {known.metadata['help']} |"
+        f"| `{flag_of(known.name)}` | `{variable_of(known.name)}` | `{known.name}` "
+        f"| {'list' if known.name == 'models' else kind_of(hints[known.name], known.metadata)} "
+        f"| {written_default(known.default)} | {known.metadata['help']} |"
         for known in dataclasses.fields(ServeSettings)
     ]
     return "\n".join(rows) + "\n"
 
 
-def _kind(hint: Any, known: dataclasses.Field[Any]) -> str:
+def kind_of(hint: Any, known: Mapping[str, Any]) -> str:
+    """What a setting's value may be, by its type and range."""
     words = {bool: "flag", int: "whole number", float: "number", str: "text", Path: "file"}
     kinds = [kind for kind in (hint, *get_args(hint)) if kind in words]
-    if known.name == "models":
-        return "list"
-    low, high = known.metadata["low"], known.metadata["high"]
+    low, high = known["low"], known["high"]
     if low is None:
         return words[kinds[0]] if kinds else " or ".join(f"`{choice}`" for choice in get_args(hint))
     return f"{_written(low)} to {_written(high)}" if high < float("inf") else f"at least {_written(low)}"
@@ -93,7 +95,8 @@ def _written(number: float) -> str:
     return f"{int(number):,}" if number == int(number) else f"{number:g}"
 
 
-def _default(value: Any) -> str:
+def written_default(value: Any) -> str:
+    """A setting's default as the page has it."""
     if value is None or value == ():
         return ""
     if isinstance(value, bool):
@@ -150,11 +153,11 @@ def _errors() -> list[type[anomvae.errors.AnomvaeError]]:
     ]
 
 
-def metrics() -> str:
-    """Every metric."""
+def metrics_table(instruments: Iterable[Instrument]) -> str:
+    """Metrics, and the buckets of the histograms among them."""
     rows = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
     buckets: dict[tuple[float, ...], list[str]] = {}
-    for instrument in INSTRUMENTS:
+    for instrument in instruments:
         labels = ", ".join(f"`{label}`" for label in instrument.labels)
         rows.append(f"| `{instrument.name}` | {instrument.type} | {labels} | {instrument.help} |")
         if instrument.buckets:
@@ -166,11 +169,10 @@ def metrics() -> str:
     return "\n".join(rows) + "\n"
 
 
-def events() -> str:
-    """Every event of the log."""
+def events_table(meanings: Mapping[str, str], found: Mapping[str, list[tuple[str, tuple[str, ...]]]]) -> str:
+    """Events of the log."""
     rows = ["| event | level | fields | meaning |", "|---|---|---|---|"]
-    found = logged_events()
-    for name, meaning in EVENTS.items():
+    for name, meaning in meanings.items():
         levels = [level for level in LEVELS if level in {level for level, _ in found[name]}]
         fields = dict.fromkeys(field for _, fields in found[name] for field in fields)
         rows.append(f"| `{name}` | {', '.join(levels)} | {', '.join(f'`{field}`' for field in fields)} | {meaning} |")
@@ -178,16 +180,18 @@ def events() -> str:
 
 
 def logged_events() -> dict[str, list[tuple[str, tuple[str, ...]]]]:
-    """What the code logs: levels and fields by event, as its calls of the log say."""
+    """What the code of the daemon logs: levels and fields by event, as its calls of the log say."""
     found: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
     for package in ("daemon", "serving"):
-        for file in sorted((PACKAGE / package).glob("*.py")):
-            for level, event, fields in _log_calls(ast.parse(file.read_text(encoding="utf-8"))):
+        files = [file for file in (PACKAGE / package).glob("*.py") if not file.name.startswith("stream")]
+        for file in sorted(files):
+            for level, event, fields in log_calls(ast.parse(file.read_text(encoding="utf-8"))):
                 found.setdefault(event, []).append((level, fields))
     return found
 
 
-def _log_calls(tree: ast.AST) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+def log_calls(tree: ast.AST) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Level, event and names of the fields of every call of a log."""
     for node in ast.walk(tree):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LEVELS):
             continue
@@ -217,8 +221,8 @@ def sections() -> list[str]:
         "## Metrics\n\n`model` is the name served under, empty where no served model was named. `protocol` is `v2-json`, "
         "`v2-binary`, `v1-json`, `v1-arrow`, `mlflow`, `grpc` or `other`. `code` is the HTTP status or the name of gRPC's. "
         "`process_*` and `python_*` come on top.\n",
-        metrics(),
+        metrics_table(INSTRUMENTS),
         "## Log events\n\nOne JSON object a line on standard error: `time`, `level`, `event`, then the fields. More than ten "
         "equal events a second are counted in `suppressed`. Warnings of libraries come with a field `logger`.\n",
-        events(),
+        events_table(EVENTS, logged_events()),
     ]

@@ -1,0 +1,1 @@
+"""Series: ours beside other detectors on the same windows."""

@@ -1,0 +1,1 @@
+"""What `make bench-stream` is made of: a broker, models, records, readers and their measurements."""
