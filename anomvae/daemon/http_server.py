@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import socket
+import struct
+import sys
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -19,6 +22,17 @@ PAUSE_S = 0.1
 HANDSHAKE_S = 10.0
 MOST_OPENINGS = 256
 """Connections that may be in their handshake at once."""
+DOORWAY_S = 0.2
+"""How long those who had begun to come in are waited for once the door closes, in seconds: a round trip or two."""
+_SO_ATTACH_FILTER = 26
+_NO_NEWCOMERS = (
+    (0x30, 0, 0, 13),  # the flags of TCP's header
+    (0x54, 0, 0, 0x12),  # of these SYN and ACK
+    (0x15, 0, 1, 0x02),  # a SYN alone
+    (0x06, 0, 0, 0),  # is dropped
+    (0x06, 0, 0, 0xFFFFFFFF),  # all else comes in
+)
+"""A packet filter in classic BPF (instruction, jump if true, jump if false, operand)."""
 
 
 def listen(host: str, port: int, backlog: int = 2048) -> socket.socket:
@@ -45,11 +59,35 @@ def listen(host: str, port: int, backlog: int = 2048) -> socket.socket:
     return listener
 
 
+def turn_newcomers_away(listener: socket.socket) -> bool:
+    """Drops the packets that would open further connections; those that are being opened may go on.
+
+    A listener that is closed resets what the system has accepted for it and it has not yet taken, and between a last look at
+    the queue and the closing others may come. They send their packet again, by then to a closed door, and know that they
+    were not let in: they may try another daemon without asking anything twice.
+
+    Args:
+        listener: A listening TCP socket.
+
+    Returns:
+        Whether the system can do it; Linux can.
+    """
+    if sys.platform != "linux":
+        return False
+    code = ctypes.create_string_buffer(b"".join(struct.pack("@HBBI", *step) for step in _NO_NEWCOMERS))
+    try:
+        program = struct.pack("@HP", len(_NO_NEWCOMERS), ctypes.addressof(code))
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+    except OSError:
+        return False
+    return True
+
+
 class HttpServer(uvicorn.Server):
     """Accepts connections itself and leaves signals to the daemon.
 
-    An event loop's own server closes connections that it has taken from the system's queue and not yet looked at. Here the
-    queue is emptied, then the door is closed, and whoever came in is answered.
+    An event loop's own server closes connections that it has taken from the system's queue and not yet looked at. Here
+    newcomers are turned away first, then the queue is emptied, then the door is closed, and whoever came in is answered.
 
     Args:
         config: uvicorn's, loaded.
@@ -76,6 +114,8 @@ class HttpServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Closes the door behind those who are in, and answers them."""
+        if turn_newcomers_away(self._listener):
+            await asyncio.sleep(DOORWAY_S)
         asyncio.get_running_loop().remove_reader(self._listener.fileno())
         while self._accept():
             pass
