@@ -33,6 +33,7 @@ Inputs and outputs of `scorer.onnx`; n rows, d numbers, c categories, k latent d
 |---|---|---|
 | `numeric` | `[n, d]` float32 | raw units, NaN = missing, in the order of the manifest's number columns |
 | `categorical` | `[n, c]` int64 | codes: the position in the column's `categories`; its `missing_code` where training saw missing cells; the last code = unknown |
+| `group` | `[n]` int64, optional | where groups have calibrations of their own: the position in `calibration.groups`; default: none of them |
 | `alarm_rate` | `[]` float32, optional | default: the manifest's |
 
 | output | shape | meaning |
@@ -40,18 +41,39 @@ Inputs and outputs of `scorer.onnx`; n rows, d numbers, c categories, k latent d
 | `score` | `[n]` | estimate of -log p(row) in nats (with `model.prior = "normal"`: negative ELBO); higher is stranger |
 | `reconstruction_error` | `[n]` | mean squared error in scaled units over the observed columns (categories: Brier score) |
 | `p_value`, `p_value_reconstruction` | `[n]` | share of normal rows at least this strange |
+| `p_value_verdict` | `[n]` | with `decision = "both"`: that of the pair of scores, which the verdict goes by |
 | `alarm` | `[n]` bool | the verdict |
+| `tail` | `[n]` bool | the p-value is extrapolated beyond the calibration rows |
+| `pooled` | `[n]` bool | where there are groups: held against all of them together |
 | `contribution` | `[n, d + c]` | nats each column adds |
 | `latent_contribution` | `[n]` | nats the latent adds; the contributions and it sum to `score` |
 | `expected` | `[n, d]` | what the detector expected, raw units |
 | `expected_category` | `[n, c]` int64 | most probable code of each category |
 | `latent` | `[n, k]` | posterior mean |
 
+The graph of a series, windows of w steps, has these instead of `numeric` and `categorical`; its answers are those of the newest step,
+and its scores count spreads of normal steps, not nats:
+
+| input | shape, type | meaning |
+|---|---|---|
+| `series` | `[n, w, d]` float32 | raw units, NaN = missing, the newest step last |
+| `asset` | `[n]` int64, optional | the position in the manifest's `series.assets`, for scaling; default: none of them |
+| `row_terms` | `[n, p, 2d + 1]` float32, optional | of the first p steps, p < w, what `rows.onnx` says of them, which spares the time to say it again; default: p = 0. The last d may be left out where the outputs of all steps are not wanted |
+
+| output | shape | meaning |
+|---|---|---|
+| `step_score`, `step_error` | `[n, w]` | of every step by all of the window, which `anomvae score` averages over windows |
+| `step_contribution` | `[n, w, d]` | what each channel adds to it |
+| `step_expected`, `step_deviation` | `[n, w, d]` | what was expected of every step, and one standard deviation of it, raw units |
+
+`rows.onnx` takes `rows` `[n, d]` and `asset` and gives `row_terms` `[n, 2d + 1]`; `batch.onnx` takes `mean_score` and `mean_error`, the means
+over windows, and gives p-values and verdicts.
+
 ## The answers of `anomvae score`
 
 One row per row, in order: the identifier, time and group columns of the data as they came, then `score`, `p_value`,
 `reconstruction_error`, `p_value_reconstruction` (doubles), `alarm` (boolean) and `reasons`: a list of `column`,
-`contribution` (nats), `value` and `expected`, strongest first. In Parquet and Arrow `value` and `expected` are float32 where
+`contribution` (nats), `value` and `expected`, strongest first; of a series `reason`, too, where a row has no score. In Parquet and Arrow `value` and `expected` are float32 where
 all scored columns are numbers and text where there are categories too; in JSON lines, in CSV (where `reasons` is a JSON string)
 and in Python they are numbers, booleans or text, each as it is.
 """
@@ -139,7 +161,7 @@ def page() -> str:
         dataclass_table(TrainingSettings, defaults=True),
         GRAPH,
         "## The bundle\n\nA folder: `scorer.onnx`, `manifest.json`, `weights.safetensors`, `config.json`, `training.json`, "
-        "`card.md`, `report.html`. The manifest:\n",
+        "`card.md`, `report.html`; of a series `batch.onnx`, `rows.onnx`, `row_weights.safetensors` and `row_config.json`, too. The manifest:\n",
         dataclass_table(Manifest),
     ]
     for kind in (Column, LeftOut, Split, Calibration, Provenance):

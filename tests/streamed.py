@@ -47,10 +47,10 @@ def pump_table(n: int, seed: int = 0, assets: tuple[str, ...] = ("A", "B")) -> p
 
 
 @functools.cache
-def pumps() -> Bundle:
-    """A detector of windows, fitted once a process."""
+def pumps(seed: int = 0) -> Bundle:
+    """A detector of windows, fitted once a process; another for another seed."""
     folder = Path(tempfile.mkdtemp(prefix="pumps-")) / "pumps"
-    training = TrainingSettings(max_steps=30)
+    training = TrainingSettings(max_steps=30, seed=seed)
     settings = FitSettings(name="pumps", time="when", by="machine", window=WINDOW, alarm_rate=0.05, training=training)
     return fit_series_bundle(pump_table(600), settings, folder).bundle
 

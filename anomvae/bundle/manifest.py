@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from anomvae.bundle.calibration import Calibration, GroupCalibration, Recalibration, TailRecord
 from anomvae.bundle.columns import Column, ColumnKind
-from anomvae.bundle.series import SeriesFacts
+from anomvae.bundle.series import ROWS_GRAPH, SeriesFacts
 from anomvae.errors import BundleError
 
 __all__ = [
@@ -149,8 +149,13 @@ class Manifest:
     @property
     def width(self) -> int:
         """Cells a row, or all steps of a window, takes inside the graph: numbers with their masks, categories' values, a weight per exemplar."""
-        cells = 2 * len(self.numeric) + sum(column.n_codes for column in self.categorical) + self.exemplars
-        return cells * (1 if self.series is None else self.series.window)
+        cells = 2 * len(self.numeric) + sum(column.n_codes for column in self.categorical)
+        if self.series is None:
+            return cells + self.exemplars
+        asked = (
+            1 if ROWS_GRAPH in self.files else self.series.window
+        )  # steps of which the row member is asked with a window
+        return cells * self.series.window + self.exemplars * asked + self.series.exemplar_windows
 
     @property
     def carried(self) -> tuple[str, ...]:

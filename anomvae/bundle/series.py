@@ -8,6 +8,9 @@ from typing import Any, Literal
 from anomvae.bundle.calibration import Calibration
 from anomvae.bundle.columns import Column
 
+ROWS_GRAPH = "rows.onnx"
+"""File with what the member of single steps says of a row; bundles made before it was, and those without the member, lack it."""
+
 
 @dataclass(frozen=True, slots=True)
 class SeriesFacts:

@@ -130,17 +130,21 @@ class Loader:
         return GraphSession(graph, manifest.width, largest_chunk=self._max_batch_rows)
 
 
-def graph_of(bundle: Bundle) -> bytes:
+def graph_of(bundle: Bundle, name: str = GRAPH) -> bytes:
     """The graph that the manifest names, and no other: the folder may have been replaced since it was read.
+
+    Args:
+        bundle: As it was read.
+        name: Of the file.
 
     Raises:
         ModelReferenceError: It was.
     """
     try:
-        graph = bundle.graph.read_bytes()
+        graph = (bundle.folder / name).read_bytes()
     except OSError:
         graph = b""
-    if hashlib.sha256(graph).hexdigest() != bundle.manifest.files[GRAPH]:
+    if hashlib.sha256(graph).hexdigest() != bundle.manifest.files[name]:
         raise ModelReferenceError(f"{bundle.folder} has changed since it was read; it is looked at again")
     return graph
 

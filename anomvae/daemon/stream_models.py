@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from anomvae.bundle.series import ROWS_GRAPH
 from anomvae.daemon.loading import graph_of, same_inputs
 from anomvae.data.encoding import NUMBER_TYPE
 from anomvae.data.windows import EncodedWindows
@@ -15,6 +16,7 @@ from anomvae.errors import AnomvaeError, BundleError, ModelReferenceError, Scori
 from anomvae.scoring import GraphSession
 from anomvae.scoring.rates import require_supported
 from anomvae.scoring.selftest import probe_rows, self_test, settle_chunk
+from anomvae.scoring.series_rows import row_member
 from anomvae.streaming.codec import make_codec
 from anomvae.streaming.graph_runner import StreamModel
 from anomvae.streaming.series_lane import SeriesLane
@@ -51,7 +53,10 @@ def load_stream_model(found: Found) -> StreamModel:
         self_test(session, manifest)
         settle_chunk(session, manifest)
     else:
+        rows_graph = graph_of(found.bundle, ROWS_GRAPH) if ROWS_GRAPH in manifest.files else b""
+        member = row_member(manifest, session, rows_graph)
         _try_windows(session, manifest, manifest.series.window)
+        return StreamModel(manifest, session, found.version, member)
     return StreamModel(manifest, session, found.version)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,11 +33,14 @@ class EncodedWindows:
         asset: Number of each window's asset among those with a scaling of their own; any other number means none of them;
             int64, shape ``(n,)``.
         group: Number of each window's group among those with a calibration table of their own, likewise; None: not told.
+        row_terms: What the row member has said of the first p steps of each window, so that it is not asked again, shape
+            ``(n, p, t)``; None: of none.
     """
 
     series: npt.NDArray[np.float32]
     asset: npt.NDArray[np.int64]
     group: npt.NDArray[np.int64] | None = None
+    row_terms: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.series)
@@ -45,12 +48,15 @@ class EncodedWindows:
     def take(self, windows: npt.NDArray[np.int64] | slice) -> EncodedWindows:
         """The windows named by position."""
         group = None if self.group is None else self.group[windows]
-        return EncodedWindows(self.series[windows], self.asset[windows], group)
+        terms = None if self.row_terms is None else self.row_terms[windows]
+        return EncodedWindows(self.series[windows], self.asset[windows], group, terms)
 
     def feeds(self) -> dict[str, npt.NDArray[np.generic]]:
         """The arrays by the names of the graph's inputs."""
         feeds: dict[str, npt.NDArray[np.generic]] = {"series": self.series, "asset": self.asset}
-        return feeds if self.group is None else {**feeds, "group": self.group}
+        if self.group is not None:
+            feeds["group"] = self.group
+        return feeds if self.row_terms is None else {**feeds, "row_terms": self.row_terms}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,7 @@ class Windows:
         starts: Position of each one's first step, ascending, shape ``(k,)``.
         asset: Number of each asset of the sequences for the graph, shape ``(a,)``; None: as they are numbered there.
         group: Number of each asset's group for the graph, likewise; None: not told.
+        row_terms: What the row member says of each of the m steps, shape ``(m, t)``; None: it is asked with the windows.
     """
 
     sequences: Sequences
@@ -70,6 +77,7 @@ class Windows:
     starts: IntArray
     asset: IntArray | None = None
     group: IntArray | None = None
+    row_terms: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -86,26 +94,31 @@ class Windows:
 
     def take(self, places: IntArray | BoolArray | slice) -> Windows:
         """The windows named by position or mask."""
-        return Windows(self.sequences, self.window, self.starts[places], self.asset, self.group)
+        return replace(self, starts=self.starts[places])
 
     def encoded(self) -> EncodedWindows:
         """All of them as the graph's inputs: k * w * d numbers."""
-        values, window = self.sequences.values, self.window
-        n_columns = values.shape[1]
-        if len(self) == 0:
-            series = np.empty((0, window, n_columns), dtype=np.float32)
-        else:  # a window is one piece of memory
-            pieces = sliding_window_view(values.reshape(-1), window * n_columns)
-            series = pieces[self.starts * n_columns].reshape(-1, window, n_columns)
+        series = _pieces(self.sequences.values, self.starts, self.window)
+        terms = None if self.row_terms is None else _pieces(self.row_terms, self.starts, self.window - 1)
         asset = self.sequences.asset[self.starts]
         group = None if self.group is None else self.group[asset]
-        return EncodedWindows(series, asset if self.asset is None else self.asset[asset], group)
+        return EncodedWindows(series, asset if self.asset is None else self.asset[asset], group, terms)
 
     def chunks(self, most: int = CHUNK) -> Iterator[tuple[Windows, EncodedWindows]]:
         """A few at a time, in order, and as the graph's inputs."""
         for first in range(0, len(self), most):
             part = self.take(slice(first, first + most))
             yield part, part.encoded()
+
+
+def _pieces(steps: npt.NDArray[np.float32], starts: IntArray, size: int) -> npt.NDArray[np.float32]:
+    """So many steps from each start on, shape ``(k, size, t)``: of steps of shape ``(m, t)`` each is one piece of memory."""
+    width = steps.shape[1]
+    if not len(starts):
+        return np.empty((0, size, width), dtype=np.float32)
+    pieces = sliding_window_view(steps.reshape(-1), size * width)
+    found: npt.NDArray[np.float32] = pieces[starts * width].reshape(-1, size, width)
+    return found
 
 
 def windows_of(

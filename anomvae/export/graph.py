@@ -18,10 +18,12 @@ from anomvae.export.calibration_graph import append_calibration
 from anomvae.vae.scores import RowScores
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from anomvae.calibration import CalibrationTables
     from anomvae.vae.scores import RowScorer
+
+    Axes = Mapping[str, Mapping[int, str]]
 
 OPSET = 20
 EXAMPLE_ROWS = 3  # not 0 or 1, which torch.export would take for constants
@@ -112,7 +114,7 @@ def recalibrated_graph(graph: bytes, tables: CalibrationTables, alarm_rate: floa
     return finish(model, kind)
 
 
-def by_tracing(wrapped: GraphModule, rows: list[Tensor]) -> onnx.ModelProto:
+def by_tracing(wrapped: GraphModule, rows: list[Tensor], open_axes: Axes | None = None) -> onnx.ModelProto:
     """The graph by one traced call. The modules branch on no value of a tensor, and parity is checked at four batch sizes."""
     file = io.BytesIO()
     torch.onnx.export(
@@ -122,7 +124,7 @@ def by_tracing(wrapped: GraphModule, rows: list[Tensor]) -> onnx.ModelProto:
         dynamo=False,
         input_names=list(wrapped.names),
         output_names=list(wrapped.outputs),
-        dynamic_axes={name: {0: "n"} for name in (*wrapped.names, *wrapped.outputs)},
+        dynamic_axes={name: {0: "n", **(open_axes or {}).get(name, {})} for name in (*wrapped.names, *wrapped.outputs)},
         opset_version=OPSET,
     )
     return _folded(file.getvalue())
@@ -153,16 +155,17 @@ def name_widths(model: onnx.ModelProto, widths: dict[str, int]) -> None:
             output.type.tensor_type.shape.dim[1].dim_value = widths[output.name]
 
 
-def by_torch_export(wrapped: GraphModule, rows: list[Tensor]) -> onnx.ModelProto:
+def by_torch_export(wrapped: GraphModule, rows: list[Tensor], open_axes: Axes | None = None) -> onnx.ModelProto:
     """The graph by torch.export."""
-    n = torch.export.Dim("n")
+    axes = [{0: "n", **(open_axes or {}).get(name, {})} for name in wrapped.names]
+    sizes = {name: torch.export.Dim(name) for name in {name for each in axes for name in each.values()}}
     program = torch.onnx.export(
         cast("nn.Module", wrapped),
         tuple(rows),
         dynamo=True,
         input_names=list(wrapped.names),
         output_names=list(wrapped.outputs),
-        dynamic_shapes=(tuple({0: n} for _ in rows),),
+        dynamic_shapes=(tuple({axis: sizes[name] for axis, name in each.items()} for each in axes),),
         opset_version=OPSET,
         external_data=False,
         verbose=False,
@@ -173,18 +176,19 @@ def by_torch_export(wrapped: GraphModule, rows: list[Tensor]) -> onnx.ModelProto
     return model
 
 
-def traced(wrapped: GraphModule, inputs: list[Tensor]) -> onnx.ModelProto:
+def traced(wrapped: GraphModule, inputs: list[Tensor], open_axes: Axes | None = None) -> onnx.ModelProto:
     """The graph of a module, before calibration.
 
     Args:
         wrapped: In evaluation mode, on the CPU.
         inputs: An example of each input.
+        open_axes: By input the names of its dimensions that may be of any size, beside the first, which is `n`.
     """
     with quiet(), torch.no_grad():
         try:
-            return by_tracing(wrapped, inputs)
+            return by_tracing(wrapped, inputs, open_axes)
         except TypeError:  # a torch that only exports by torch.export, which takes seconds for what takes a tenth
-            return by_torch_export(wrapped, inputs)
+            return by_torch_export(wrapped, inputs, open_axes)
 
 
 def finish(model: onnx.ModelProto, kind: str = "table") -> bytes:

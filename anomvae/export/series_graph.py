@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +14,10 @@ from anomvae.export.agreement import TOLERANCE, Exact, hold
 from anomvae.export.calibration_graph import append_calibration
 from anomvae.export.graph import OPSET, finish, name_widths, traced
 from anomvae.export.parity import BATCH_SIZES, compare_verdicts
+from anomvae.scoring.series_rows import ROW_TERMS, RowMember
 from anomvae.scoring.session import GraphSession
 from anomvae.vae.series import SeriesScores
+from anomvae.vae.series_rows import RowTerms, row_terms_width
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,35 +43,70 @@ SPOILT_FROM = 2
 
 
 class _Graph(nn.Module):
-    names: tuple[str, ...] = ("series", ASSET)
     outputs: tuple[str, ...] = SeriesScores._fields
 
     def __init__(self, scorer: SeriesScorer) -> None:
         super().__init__()
         self.scorer = scorer
+        self.names: tuple[str, ...] = ("series", ASSET, *([ROW_TERMS] if scorer.row is not None else []))
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.scorer(*inputs))
 
 
+class _RowsGraph(nn.Module):
+    names: tuple[str, ...] = ("rows", ASSET)
+    outputs: tuple[str, ...] = (ROW_TERMS,)
+
+    def __init__(self, scorer: SeriesScorer) -> None:
+        super().__init__()
+        self.terms = RowTerms(scorer)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return (self.terms(*inputs),)
+
+
 def export_series(scorer: SeriesScorer, tables: CalibrationTables, alarm_rate: float) -> bytes:
     """Exports a series detector as one ONNX file.
+
+    Its inputs `asset` and, where there is a row member, `row_terms` are optional: an asset not met before, and nothing known.
 
     Args:
         scorer: On the CPU, in evaluation mode.
         tables: Calibration of the newest step's scores.
-        alarm_rate: Default of the optional input; `asset` is optional too, its default an asset not met before.
+        alarm_rate: Default of the optional input.
     """
     window, channels = scorer.window, scorer.channels
     example = [torch.zeros(EXAMPLE_WINDOWS, window, channels), torch.zeros(EXAMPLE_WINDOWS, dtype=torch.int64)]
-    model = traced(_Graph(scorer).eval(), example)
+    defaults = {ASSET: np.array([scorer.preparation.assets], dtype=np.int64)}
+    if scorer.row is not None:
+        width = row_terms_width(channels)
+        example.append(torch.zeros(EXAMPLE_WINDOWS, max(1, window - 2), width))
+        defaults[ROW_TERMS] = np.zeros((1, 0, width), dtype=np.float32)
+    model = traced(_Graph(scorer).eval(), example, {ROW_TERMS: {1: "p", 2: "t"}})
     name_widths(model, {"contribution": channels, "expected": channels})
     for value in model.graph.input:
-        if value.name == ASSET:
+        if value.name in defaults:
             value.type.tensor_type.shape.dim[0].dim_param = "a"
-    unknown = np.array([scorer.preparation.assets], dtype=np.int64)
-    model.graph.initializer.append(numpy_helper.from_array(unknown, ASSET))
+    model.graph.initializer.extend(numpy_helper.from_array(each, name) for name, each in defaults.items())
     append_calibration(model, tables, alarm_rate)
+    return finish(model, "series")
+
+
+def export_rows(scorer: SeriesScorer) -> bytes | None:
+    """What the row member says of single rows, as a graph of its own: `rows` and `asset` in, `row_terms` out.
+
+    Args:
+        scorer: On the CPU, in evaluation mode.
+
+    Returns:
+        None where there is no such member.
+    """
+    if scorer.row is None:
+        return None
+    example = [torch.zeros(EXAMPLE_WINDOWS, scorer.channels), torch.zeros(EXAMPLE_WINDOWS, dtype=torch.int64)]
+    model = traced(_RowsGraph(scorer).eval(), example)
+    name_widths(model, {ROW_TERMS: row_terms_width(scorer.channels)})
     return finish(model, "series")
 
 
@@ -90,7 +128,12 @@ def export_batch_calibration(tables: CalibrationTables, alarm_rate: float) -> by
 
 
 def check_series_parity(
-    graph: bytes, scorer: SeriesScorer, tables: CalibrationTables, windows: EncodedWindows, alarm_rate: float
+    graph: bytes,
+    scorer: SeriesScorer,
+    tables: CalibrationTables,
+    windows: EncodedWindows,
+    alarm_rate: float,
+    rows_graph: bytes | None = None,
 ) -> float:
     """Compares the graph with the model and the calibration tables, on real windows and on spoilt ones.
 
@@ -100,6 +143,7 @@ def check_series_parity(
         tables: Its calibration.
         windows: Real windows; some of them are tried.
         alarm_rate: The graph's default.
+        rows_graph: What :func:`export_rows` made of the model; the graph is then tried with what that one says, too.
 
     Returns:
         The largest relative difference seen.
@@ -108,18 +152,29 @@ def check_series_parity(
         ParityError: They differ by more than 1e-4 relative and than float32 leaves open, or a score is no number.
     """
     session, worst = GraphSession(graph), 0.0
+    member = None if rows_graph is None else RowMember(rows_graph, scorer.channels)
     exact = Exact(scorer, SeriesScores._fields, FAMILIES)
     for size in BATCH_SIZES[:3]:
         tried = windows.take(np.arange(size) % len(windows))
         series, asset = _spoilt(tried.series.copy()), np.arange(size, dtype=np.int64) % (scorer.preparation.assets + 2)
         groups = np.arange(size, dtype=np.int64) % (len(tables.rows) + 1) if tables.has_groups else None
         feeds = type(tried)(series, asset, groups)
-        found = session.run(feeds, session.outputs)
         centre, spread = (part[:, 0].abs().double() for part in scorer.preparation.scaling(torch.from_numpy(asset)))
         magnitude = _magnitude((centre + spread).numpy())
-        worst = max(worst, hold(found, exact.answers(series, asset, magnitude), magnitude, ALLOWED, FAMILIES[0]))
-        compare_verdicts(found, tables, alarm_rate, groups)
+        wanted = exact.answers(series, asset, magnitude)
+        for each in (feeds, *([] if member is None else [_with_terms(feeds, member)])):
+            found = session.run(each, session.outputs)
+            worst = max(worst, hold(found, wanted, magnitude, ALLOWED, FAMILIES[0]))
+            compare_verdicts(found, tables, alarm_rate, groups)
     return worst
+
+
+def _with_terms(windows: EncodedWindows, member: RowMember) -> EncodedWindows:
+    """Windows with what the row member says of all but their newest steps."""
+    series = windows.series
+    count, window, channels = series.shape
+    terms = member.terms(series.reshape(-1, channels), np.repeat(windows.asset, window)).reshape(count, window, -1)
+    return replace(windows, row_terms=np.ascontiguousarray(terms[:, :-1]))
 
 
 def _spoilt(series: np.ndarray) -> np.ndarray:

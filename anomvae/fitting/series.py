@@ -11,9 +11,10 @@ import numpy as np
 
 from anomvae.bundle import Bundle, Manifest, SeriesFacts, Split, TrainingRecord, write_bundle
 from anomvae.bundle.folder import refuse_occupied
+from anomvae.bundle.series import ROWS_GRAPH
 from anomvae.calibration import calibrate
 from anomvae.errors import SettingError
-from anomvae.export.series_graph import check_series_parity, export_batch_calibration, export_series
+from anomvae.export.series_graph import check_series_parity, export_batch_calibration, export_rows, export_series
 from anomvae.fitting.provenance import provenance
 from anomvae.fitting.series_card import series_card
 from anomvae.fitting.series_findings import look_at_series
@@ -104,15 +105,16 @@ def fit_series_bundle(
             refit_series_model(prepared, fitted, settings, device) if is_ample else keep_all_windows(prepared, fitted)
         )
     rate = settings.budget.alarm_rate
-    graph = export_series(fitted.scorer, online.tables, rate)
+    graph, rows_graph = export_series(fitted.scorer, online.tables, rate), export_rows(fitted.scorer)
     probe = _probe(prepared.windows(settings.window, CALIBRATION, whole=False))
-    parity = check_series_parity(graph, fitted.scorer, online.tables, probe.encoded(), rate)
+    parity = check_series_parity(graph, fitted.scorer, online.tables, probe.encoded(), rate, rows_graph)
     manifest = _manifest(prepared, settings, fitted, (online, batch), time.monotonic() - started)
     warnings = (*problems(prepared.concerns), *_warnings(manifest))
     record = _record(prepared, settings, fitted, manifest, parity)
     files = {
         "scorer.onnx": graph,
         "batch.onnx": export_batch_calibration(batch.tables, rate),
+        **({} if rows_graph is None else {ROWS_GRAPH: rows_graph}),
         **series_files(fitted.scorer),
         "training.json": record.to_json().encode(),
         "card.md": series_card(manifest, record, warnings).encode(),

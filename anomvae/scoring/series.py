@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from anomvae.bundle.series import ROWS_GRAPH
 from anomvae.data.encoding import EncodedRows
 from anomvae.data.series import asset_numbers, sequences_for
 from anomvae.data.windows import StepMeans, online_windows_of, windows_of
@@ -20,6 +21,7 @@ from anomvae.scoring.exact import FLAGS, exact
 from anomvae.scoring.rates import require_supported
 from anomvae.scoring.reasons import ReasonWriter
 from anomvae.scoring.scorer import MAX_TOP, answer_outputs
+from anomvae.scoring.series_rows import row_member
 from anomvae.scoring.session import GraphSession
 
 if TYPE_CHECKING:
@@ -73,6 +75,7 @@ class SeriesScoring:
         self.bundle, self.facts = bundle, facts
         self.threads = threads or os.cpu_count() or 1
         self.session = GraphSession(bundle.graph, bundle.manifest.width)
+        self._member = row_member(bundle.manifest, self.session, bundle.folder / ROWS_GRAPH)
         self._batch: GraphSession | None = None
         self.answered = self._answered()
 
@@ -172,10 +175,19 @@ class SeriesScoring:
         group = None if group_column is None else asset_numbers(sequences, rows, group_column)
         if facts.past_only if past_only is None else past_only:
             windows = online_windows_of(sequences, facts.window, asset=asset, group=group)
-            return self._by_past(windows, alarm_rate)
+            return self._by_past(self._with_terms(windows), alarm_rate)
         stride = facts.stride if stride is None else stride
         windows = windows_of(sequences, facts.window, stride, asset=asset, group=group)
-        return self._by_all(windows, rows, alarm_rate)
+        return self._by_all(self._with_terms(windows), rows, alarm_rate)
+
+    def _with_terms(self, windows: Windows) -> Windows:
+        """Windows with what the row member says of each step, unless they hardly overlap."""
+        steps = windows.sequences
+        if self._member is None or len(windows) * self.facts.window < 2 * len(steps):
+            return windows
+        asset = steps.asset if windows.asset is None else windows.asset[steps.asset]
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="score") as pool:
+            return replace(windows, row_terms=self._member.terms(steps.values, asset, pool))
 
     def _by_past(self, windows: Windows, alarm_rate: float | None) -> StepAnswers:
         has = [name for name in self.answered if name in self.session.outputs]

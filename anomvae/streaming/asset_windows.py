@@ -13,7 +13,7 @@ from anomvae.data.cadence import Arrival
 from anomvae.streaming.slots import Slots
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from anomvae.data.cadence import Cadence
     from anomvae.streaming.contracts import Place
@@ -52,7 +52,7 @@ class TimedRows:
         names: The asset of each.
         time_s: Times, shape ``(n,)``.
         offset: Offsets; never falling within a partition; shape ``(n,)``.
-        values: Channels, NaN where missing, shape ``(n, d)``.
+        values: What is remembered of each: its channels, NaN where missing, and what else is known; shape ``(n, c)``.
         off: Rows while their asset is off, shape ``(n,)``.
     """
 
@@ -74,7 +74,7 @@ class Placement:
         lease: Offset of the record that had set the partition's clock as it stood there, likewise, shape ``(n,)``.
         cut: Whole windows that were not used because they reach back too far.
         evicted: Assets forgotten with these rows.
-        tape: The steps of all assets concerned, one after the other, shape ``(t, d)``.
+        tape: The steps of all assets concerned, one after the other, shape ``(t, c)``.
         end: Position of each row on the tape, shape ``(n,)``.
         window: Steps a window, w.
     """
@@ -88,13 +88,15 @@ class Placement:
     end: IntArray
     window: int
 
-    def windows(self, end: IntArray) -> npt.NDArray[np.float32]:
+    def windows(self, end: IntArray, columns: slice = slice(None), *, newest: bool = True) -> npt.NDArray[np.float32]:
         """Windows by the position of their newest step on the tape, shape ``(m, w, d)``.
 
         Args:
             end: Of rows whose fate is STEP, shape ``(m,)``.
+            columns: Of the tape.
+            newest: Whether the newest step is one of them; else they are a step shorter.
         """
-        found: npt.NDArray[np.float32] = self.tape[end[:, None] + np.arange(1 - self.window, 1)]
+        found: npt.NDArray[np.float32] = self.tape[end[:, None] + np.arange(1 - self.window, int(newest)), columns]
         return found
 
 
@@ -156,7 +158,7 @@ class AssetWindows:
 
     Args:
         window: Steps a window, w.
-        width: Channels, d.
+        width: Numbers that are remembered of a step, c.
         cadence: By which rows become steps.
         idle_s: Silence after which an asset is forgotten, seconds of its partition's clock.
         max_replay: Offsets over which a window, and a restart, reaches back.
@@ -177,6 +179,18 @@ class AssetWindows:
     def n_assets(self) -> int:
         """Assets that have a window or part of one."""
         return sum(len(partition.slots) for partition in self._partitions.values())
+
+    def restate(
+        self, width: int, steps_of: Callable[[list[str], npt.NDArray[np.float32]], npt.NDArray[np.float32]]
+    ) -> None:
+        """Remembers something else of the steps there are.
+
+        Args:
+            width: Numbers of a step from now on, c.
+            steps_of: What they are, shape ``(k, h, c)``, of k assets by name and of h steps of each as they were remembered.
+        """
+        self.width = width
+        self._slots.restate(width, steps_of)
 
     def forget(self, place: Place) -> None:
         """Drops a partition."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from anomvae.bundle import Manifest
     from anomvae.data.windows import EncodedWindows
+    from anomvae.scoring.series_rows import RowMember
     from anomvae.scoring.session import GraphSession
     from anomvae.streaming.rows import Given
     from anomvae.streaming.settings import AnswerSettings
@@ -46,11 +47,13 @@ class StreamModel:
         manifest: Of its bundle.
         session: Of its graph.
         version: What answers say of it.
+        member: Of a model of series, its member of single steps; None: it has none, or the graph asks its own each time.
     """
 
     manifest: Manifest
     session: GraphSession
     version: str
+    member: RowMember | None = None
 
 
 class _Found(NamedTuple):
@@ -71,6 +74,9 @@ class GraphRunner:
         model: The model.
         settings: Reasons, alarm rate and threads.
 
+    Attributes:
+        pool: Its threads.
+
     Raises:
         SettingError: The alarm rate is no share.
         TooFewRowsError: The calibration rows do not support it.
@@ -86,7 +92,7 @@ class GraphRunner:
         self._answers = [*NUMBERS, "alarm", *self._flags]
         self._outputs = [*self._answers, *(name for name in REASON_OUTPUTS if name in present and settings.top)]
         self._threads = settings.threads
-        self._pool = ThreadPoolExecutor(settings.threads, "score")
+        self.pool = ThreadPoolExecutor(settings.threads, "score")
 
     def begin(self, n: int, chunk_of: ChunkOf, given: GivenOf | None = None) -> Callable[[], Verdicts]:
         """Begins to score n rows, on threads of its own if they are many; what is returned waits for their verdicts.
@@ -105,7 +111,7 @@ class GraphRunner:
         def run(chunk: slice) -> _Found:
             return self._run(chunk_of(chunk))
 
-        found = map(run, chunks) if n < _LEAST_CHUNK else self._pool.map(run, chunks)
+        found = map(run, chunks) if n < _LEAST_CHUNK else self.pool.map(run, chunks)
         return lambda: self._verdicts(n, chunks, list(found), given)
 
     def _verdicts(self, n: int, chunks: list[slice], found: list[_Found], given: GivenOf | None) -> Verdicts:

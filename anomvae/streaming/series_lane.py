@@ -96,18 +96,26 @@ class SeriesLane:
         self._codec, self._reader, self._runner = codec, RowReader(model.manifest), GraphRunner(model, settings)
         self._assets = None if facts.asset_column is None else asset_reader(facts.asset_column)
         self._has_groups = model.manifest.calibration.group_column is not None
+        self._member = model.member
+        self._codes = {name: code for code, name in enumerate(facts.assets)}
         self._off = None if facts.off is None else parse_off(facts.off)
         self._clerk = Clerk(model, settings, facts.asset, facts.time, events, clock)
         limits = self._windowing
         self._state = AssetWindows(
             facts.window,
-            len(self._columns),
+            self._width,
             Cadence(facts.step_s, facts.longest_gap),
             idle_s=limits.idle_for(facts.window, facts.step_s, facts.longest_gap),
             max_replay=limits.max_replay,
             max_assets=limits.max_assets,
         )
-        self._at_once = max(16, _TAPE_CELLS // (facts.window * max(1, len(self._columns))))
+        self._at_once = max(16, _TAPE_CELLS // (facts.window * max(1, self._width)))
+
+    @property
+    def _width(self) -> int:
+        """Numbers that are remembered of a step: its channels, and the nats that the row member gives it."""
+        d = len(self._columns)
+        return d if self._member is None else 2 * d + 1
 
     @property
     def n_assets(self) -> int:
@@ -149,6 +157,21 @@ class SeriesLane:
             self._clerk.inherit(other._clerk)  # noqa: SLF001  its own kind
             if self._made_by() == other._made_by():  # noqa: SLF001
                 self._state = other._state  # noqa: SLF001
+                self._state.restate(self._width, self._steps_again)
+
+    def _steps_again(self, names: list[str], steps: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """What is remembered of steps, made anew from what another model's lane remembers of them."""
+        k, h, _ = steps.shape
+        d, unknown = len(self._columns), len(self._facts.assets)
+        codes = np.array([self._codes.get(name, unknown) for name in names], dtype=np.int64)
+        return self._remembered(steps[:, :, :d].reshape(-1, d), np.repeat(codes, h)).reshape(k, h, -1)
+
+    def _remembered(self, rows: npt.NDArray[np.float32], codes: IntArray) -> npt.NDArray[np.float32]:
+        """What is remembered of steps: the row member is asked once for each, and not with every window it lies in."""
+        if self._member is None:
+            return rows
+        nats = self._member.terms(rows, codes, self._runner.pool)[:, : len(self._columns) + 1]
+        return np.concatenate([rows, nats], axis=1)
 
     def _made_by(self) -> tuple[Any, ...]:
         """All that decides what a window holds."""
@@ -233,7 +256,7 @@ class SeriesLane:
             [names[i] for i in at],
             rows.times[part][here],
             rows.offsets[part][here],
-            rows.encoded.numeric[part][here],
+            self._remembered(rows.encoded.numeric[part][here], rows.codes[part][here]),
             off,
         )
         return self._state.place(timed)
@@ -245,9 +268,13 @@ class SeriesLane:
         codes = rows.codes[part]
         group = rows.encoded.group[part] if self._has_groups and rows.encoded.group is not None else None
 
+        d, has_terms = len(self._columns), self._member is not None
+
         def windows(chunk: slice) -> EncodedWindows:
             of = scored[chunk]
-            return EncodedWindows(placed.windows(end[of]), codes[of], None if group is None else group[of])
+            terms = placed.windows(end[of], slice(d, None), newest=False) if has_terms else None
+            series = placed.windows(end[of], slice(0, d))
+            return EncodedWindows(series, codes[of], None if group is None else group[of], terms)
 
         return self._runner.begin(len(scored), windows)
 

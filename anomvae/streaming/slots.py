@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _FIRST = 64
 _NOBODY = -1
+_AT_ONCE = 256
 
 
 class Slots:
@@ -19,12 +20,12 @@ class Slots:
 
     Args:
         history: Steps remembered of an asset, h.
-        width: Channels, d.
+        width: Numbers of a step, c.
 
     Attributes:
         names: Asset of each slot.
         owner: Number of the partition that a slot belongs to, -1 while nobody uses it, shape ``(s,)``.
-        values: The newest steps, the newest last, shape ``(s, h, d)``.
+        values: The newest steps, the newest last, shape ``(s, h, c)``.
         anchors: Offset of each of those steps where it is an anchor, else -1, shape ``(s, h)``.
         leases: Offset of the record that had set the partition's clock as it stood at each of those steps, shape ``(s, h)``.
         count: Steps of the sequence so far; 0: the asset is off; shape ``(s,)``.
@@ -64,6 +65,17 @@ class Slots:
         for slot in slots:
             self.names[slot] = ""
         self._unused.extend(slots)
+
+    def restate(
+        self, width: int, steps_of: Callable[[list[str], npt.NDArray[np.float32]], npt.NDArray[np.float32]]
+    ) -> None:
+        """Other values of the steps there are; arguments as for :meth:`AssetWindows.restate`."""
+        before = self.values
+        self.values = np.empty((*before.shape[:2], width), dtype=np.float32)
+        used = np.flatnonzero(self.owner != _NOBODY)
+        for first in range(0, len(used), _AT_ONCE):
+            part = used[first : first + _AT_ONCE]
+            self.values[part] = steps_of([self.names[slot] for slot in part.tolist()], before[part])
 
     def of(self, owner: int) -> npt.NDArray[np.int64]:
         """The slots of a partition."""

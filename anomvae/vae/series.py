@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from anomvae.vae.likelihoods import GaussianLikelihood
+from anomvae.vae.series_rows import Explained, explain_steps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -226,15 +227,18 @@ class SeriesScorer(nn.Module):
         weight = self.past[:, None] * observed
         return (weight * evidence).sum(2) / weight.sum(2).clamp(min=1.0)
 
-    def forward(self, series: Tensor, asset: Tensor) -> SeriesScores:
+    def forward(self, series: Tensor, asset: Tensor, row_terms: Tensor | None = None) -> SeriesScores:
         """Scores windows.
 
         Args:
             series: Raw units, NaN where missing, the newest step last, float32, shape ``(n, w, d)``.
             asset: As for :class:`SeriesPreparation`.
+            row_terms: What the row member has said of the first steps of each window, which it need not be asked again; see
+                :func:`~anomvae.vae.series_rows.explain_steps`. Without what it expected of them, `step_expected` and
+                `step_error` of them are NaN.
         """
         values, mask = self.preparation(series, asset)
-        parts, share = self._explained(series, values, mask), self._shares()[:, :, None]
+        parts, share = self._explained(series, values, mask, row_terms), self._shares()[:, :, None]
         observed = (mask.sum(2) > 0).to(mask.dtype)
         joined = self._together(torch.stack([cost.sum(2) + rest for cost, rest, *_ in parts]), squash=False)
         evidence = _drawn_in(joined) * observed
@@ -292,33 +296,18 @@ class SeriesScorer(nn.Module):
         able = self.weights[:, None] * self.reach
         return able / able.sum(0)
 
-    def _explained(self, series: Tensor, values: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Per member: nats of each cell, the rest of each step's nats, expected scaled values, a latent of each window."""
+    def _explained(self, series: Tensor, values: Tensor, mask: Tensor, known: Tensor | None = None) -> list[Explained]:
+        """What each member makes of the windows; `known` as for :func:`~anomvae.vae.series_rows.explain_steps`."""
         found = []
         if self.row is not None:
-            cells, rest, expected, latent = self._by_row(self.row, values, mask)
-            if self.novelty is not None:
-                rows = series.reshape(-1, self.channels)
-                unseen = self.novelty(rows, torch.zeros_like(rows[:, :0], dtype=torch.int64), own=False)
-                cells = cells + unseen.reshape(cells.shape) * mask
-            found.append((cells, rest, expected, latent))
+            found.append(explain_steps(self.row, self.novelty, (series, values, mask), known))
         if self.window_model is not None:
             told = self.window_model(values, mask)
-            found.append((told.cost, told.divergence, told.mean, told.latent))
+            found.append(Explained(told.cost, told.divergence, told.mean, told.latent))
         if self.forecast is not None:
             foretold = self.forecast(values, mask)
-            found.append((foretold.cost, torch.zeros_like(values[:, :, 0]), foretold.mean, values[:, 0, :0]))
+            found.append(Explained(foretold.cost, torch.zeros_like(values[:, :, 0]), foretold.mean, values[:, 0, :0]))
         return found
-
-    def _by_row(self, row: RowScorer, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        channels = self.channels
-        missing = torch.full_like(values, math.nan)
-        rows = torch.where(mask > 0, values, missing).reshape(-1, channels)
-        told = row(rows, torch.zeros_like(rows[:, :0], dtype=torch.int64))
-        cells = told.contribution.reshape(-1, self.window, channels)
-        rest = told.latent_contribution.reshape(-1, self.window)
-        latent = told.latent.reshape(-1, self.window, told.latent.shape[1])[:, -1]
-        return cells, rest, told.expected.reshape(-1, self.window, channels), latent
 
     def _deviation(self) -> Tensor:
         if self.window_model is not None:

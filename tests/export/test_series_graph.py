@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,7 +14,7 @@ import torch
 from anomvae.calibration import Budget, CalibrationRows, calibrate
 from anomvae.data.windows import EncodedWindows
 from anomvae.errors import ParityError
-from anomvae.export.series_graph import check_series_parity, export_batch_calibration, export_series
+from anomvae.export.series_graph import check_series_parity, export_batch_calibration, export_rows, export_series
 from anomvae.fitting.series_model import FittedSeries, fit_series_model
 from anomvae.fitting.series_preparation import TRAIN, prepare_series
 from anomvae.fitting.settings import FitSettings
@@ -96,18 +97,51 @@ def test_the_check_refuses_a_graph_of_another_model() -> None:
         fitted.scorer.scale_centre.copy_(before)
 
 
+def test_the_check_refuses_a_graph_of_single_steps_of_another_model() -> None:
+    fitted, windows = model()
+    made = calibrate(tables(), Budget(RATE))
+    graph, rows_graph = export_series(fitted.scorer, made.tables, RATE), export_rows(fitted.scorer)
+    assert check_series_parity(graph, fitted.scorer, made.tables, windows, RATE, rows_graph) < 1e-4
+    centre = fitted.scorer.preparation.centre.clone()
+    fitted.scorer.preparation.centre += 0.01
+    try:
+        other = export_rows(fitted.scorer)
+    finally:
+        fitted.scorer.preparation.centre.copy_(centre)
+    with pytest.raises(ParityError, match="differs from the model's"):
+        check_series_parity(graph, fitted.scorer, made.tables, windows, RATE, other)
+
+
+def test_without_a_member_of_single_steps_there_is_no_graph_of_them() -> None:
+    training = TrainingSettings(max_steps=10)
+    settings = FitSettings(time="when", by="machine", window=4, alarm_rate=RATE, training=training, members="window")
+    fitted = fit_series_model(prepare_series(pump_table(100), settings), settings, choose_device("cpu"))
+    assert export_rows(fitted.scorer) is None
+    session = GraphSession(export_series(fitted.scorer, calibrate(tables(), Budget(RATE)).tables, RATE))
+    assert session.optional_inputs == {"asset", "alarm_rate"}
+
+
 def test_inputs_and_outputs_are_those_of_the_contract() -> None:
     graph = onnx.load(pumps().graph)
     assert {entry.key: entry.value for entry in graph.metadata_props}["anomvae.kind"] == "series"
     session = GraphSession(pumps().graph)
     assert session.inputs == ("series",)
-    assert session.optional_inputs >= {"asset", "alarm_rate"}
+    assert session.optional_inputs == {"asset", "alarm_rate", "row_terms"}
     assert session.input_specs[0].shape == (-1, WINDOW, 2)
     shapes = {spec.name: spec.shape for spec in session.output_specs}
     assert shapes["score"] == (-1,)
     assert shapes["contribution"] == shapes["expected"] == (-1, 2)
     assert {"p_value", "p_value_reconstruction", "alarm", "tail", "latent_contribution", "step_score"} <= set(shapes)
     assert session.outputs[:2] == ("score", "reconstruction_error")
+
+
+def test_the_reference_names_every_input_and_output() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "reference.md").read_text(encoding="utf-8")
+    session = GraphSession(pumps().graph)
+    for name in (*session.inputs, *session.optional_inputs, *session.outputs):
+        assert f"`{name}`" in text
+    for name in pumps().manifest.files:
+        assert f"`{name}`" in text
 
 
 def test_an_asset_that_is_not_told_is_one_not_met_before() -> None:

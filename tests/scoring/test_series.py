@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anomvae.bundle import read_bundle, write_bundle
+from anomvae.bundle.series import ROWS_GRAPH
 from anomvae.calibration import Budget, CalibrationRows, calibrate
 from anomvae.data.series import sequences_for
 from anomvae.data.windows import windows_of
@@ -23,6 +24,7 @@ from anomvae.export.graph import recalibrated_graph
 from anomvae.export.series_graph import export_batch_calibration
 from anomvae.scoring import GraphSession, Scorer
 from anomvae.scoring.series import SeriesScoring
+from anomvae.scoring.series_rows import row_member
 from anomvae.streaming.codec import make_codec
 from anomvae.streaming.contracts import Origin, Record
 from anomvae.streaming.graph_runner import StreamModel
@@ -260,10 +262,14 @@ def test_a_stream_answers_as_the_table_does_in_any_split_into_batches(cuts: list
     assert_same(streamed(rows, cuts), expected(rows))
 
 
-def streamed(rows: Sequence[dict[str, Any]], cuts: Sequence[int], bundle: Bundle | None = None) -> list[dict[str, Any]]:
+def streamed(
+    rows: Sequence[dict[str, Any]], cuts: Sequence[int], bundle: Bundle | None = None, *, with_terms: bool = True
+) -> list[dict[str, Any]]:
     """Answers of a stream's lane to rows that come in several batches."""
     bundle = bundle or pumps()
-    model = StreamModel(bundle.manifest, GraphSession(bundle.graph, bundle.manifest.width), "1")
+    session = GraphSession(bundle.graph, bundle.manifest.width)
+    member = row_member(bundle.manifest, session, bundle.folder / ROWS_GRAPH) if with_terms else None
+    model = StreamModel(bundle.manifest, session, "1", member)
     lane = SeriesLane(model, make_codec("json", None), AnswerSettings(threads=1), clock=lambda: NOW_S)
     records = [Record(orjson.dumps(row), Origin("in", 0, i), stamp_s=NOW_S) for i, row in enumerate(rows)]
     found = []
