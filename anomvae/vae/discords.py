@@ -54,10 +54,10 @@ class WindowExemplars(nn.Module):
     def __init__(self, windows: Tensor) -> None:
         super().__init__()
         self.stored: Tensor
-        self.register_buffer("stored", windows.flatten(1).T.contiguous())  # as the product takes it, (w * d, K)
+        self.register_buffer("stored", windows.flatten(1))  # (K, w * d)
 
     def __len__(self) -> int:
-        return self.stored.shape[1]
+        return self.stored.shape[0]
 
     def forward(self, values: Tensor, mask: Tensor) -> Nearest:
         """Holds windows against those stored.
@@ -68,10 +68,10 @@ class WindowExemplars(nn.Module):
         """
         flat, seen = values.flatten(1), mask.flatten(1)
         # The windows' own squares are the same for all that are stored, and decide nothing.
-        apart = (-2.0 * flat) @ self.stored + seen @ self.stored.square()
+        apart = torch.addmm(seen @ self.stored.square().T, flat, self.stored.T, alpha=-2.0)
         apart = apart + TIE * torch.arange(len(self), dtype=apart.dtype)
         near = torch.topk(apart, min(CANDIDATES, len(self)), dim=1, largest=False).indices
-        chosen = self.stored.index_select(1, near.flatten()).T.reshape(*near.shape, flat.shape[1])
+        chosen = self.stored.index_select(0, near.flatten()).reshape(*near.shape, flat.shape[1])
         cells = ((flat[:, None] - chosen) * seen[:, None]).square()
         count = seen.sum(dim=1).clamp(min=1.0)
         squares = cells.sum(dim=2) / count[:, None] + ALIKE**2
