@@ -160,7 +160,10 @@ def pump_through(task: Task) -> dict[str, float]:
     lane: Lane = Copying()
     if task.way != COPY:
         settings = StreamSettings(model=task.model, batch=task.batch, asset=task.asset or None, time=task.time or None)
-        lane = LaneMaker(settings, usable_threads(0)).make(load_stream_model(find_model(task.model)))
+        model = load_stream_model(find_model(task.model))
+        if task.way == UNSCORED:
+            model = dataclasses.replace(model, member=None)
+        lane = LaneMaker(settings, usable_threads(0)).make(model)
         if task.way == UNSCORED:
             vars(lane)["_runner"] = Unscored()
     source = KafkaSource(ends[0], Reading(f"group-of-{task.sink}", session_timeout_s=6.0), log)
