@@ -17,6 +17,7 @@ from anomvae.scoring import GraphSession
 from anomvae.scoring.rates import require_supported
 from anomvae.scoring.selftest import probe_rows, self_test, settle_chunk
 from anomvae.scoring.series_rows import row_member
+from anomvae.streaming.addresses import parse_address
 from anomvae.streaming.codec import make_codec
 from anomvae.streaming.graph_runner import StreamModel
 from anomvae.streaming.series_lane import SeriesLane
@@ -92,8 +93,10 @@ class LaneMaker:
     def __init__(self, settings: StreamSettings, threads: int) -> None:
         self._settings = settings
         self._codec: Codec = make_codec(settings.codec, settings.schema)
+        options = parse_address(settings.source).options if settings.source else {}
+        keyed = settings.asset_level is not None or "asset_level" in options
         self._answers = AnswerSettings(
-            settings.top, settings.all_reasons, settings.alarm_rate, threads, settings.asset, settings.time
+            settings.top, settings.all_reasons, settings.alarm_rate, threads, settings.asset, settings.time, keyed
         )
 
     def make(self, model: StreamModel) -> Lanes:
@@ -106,7 +109,7 @@ class LaneMaker:
         facts, settings = model.manifest.series, self._settings
         require_supported(model.manifest, settings.alarm_rate)
         if facts is None:
-            return TableLane(model, self._codec, self._answers, self._events(None))
+            return TableLane(model, self._codec, self._answers, self._events(None), future_s=settings.future)
         for name, has in (("asset", facts.asset), ("time", facts.time)):
             if getattr(settings, name) is not None:
                 told = f"its own: {has!r}" if has else "none"
@@ -192,9 +195,8 @@ class Follower:
             return
         self._trouble = None
         if (found.digest, found.version) == (self._found.digest, self._found.version):
-            if self._refused is not None:
-                self._refused = None
-                self._metrics.reload_settled()
+            self._refused = None
+            self._metrics.reload_settled()  # what could not even be read was refused, too
             return
         if found.digest != self._refused:
             self._change(found)

@@ -47,7 +47,9 @@ LARGE = 64 << 10
 _LONGEST_CELL = 1_000
 """Bytes of a field that goes along in a brief answer."""
 _MOST_FIELDS = 32
-"""Fields of the record that go along in a brief answer."""
+"""Fields of the record that go along in a brief answer, and reasons in it."""
+_LONGEST_VALUE = 200
+"""Letters of a value that a reason of a brief answer tells."""
 
 
 class Verdicts(NamedTuple):
@@ -146,7 +148,7 @@ def all_outgoing(payloads: Sequence[bytes], keys: Sequence[bytes | None]) -> lis
 
 
 def outgoing(payload: bytes, key: bytes | None) -> Outgoing:
-    """A message that holds a JSON object; a large one has a brief form: without long fields that only go along."""
+    """A message that holds a JSON object; a large one has a brief form: without long fields that only go along, nor long text."""
     if len(payload) + len(key or b"") < LARGE:
         return Outgoing(payload, key)
     content: Row = orjson.loads(payload)
@@ -154,7 +156,17 @@ def outgoing(payload: bytes, key: bytes | None) -> Outgoing:
     short = {name for name in along if len(name.encode()) + len(orjson.dumps(content[name])) <= _LONGEST_CELL}
     kept = set(sorted(short)[:_MOST_FIELDS])
     brief = {name: cell for name, cell in content.items() if name not in along or name in kept}
+    if "reasons" in brief:
+        brief["reasons"] = [_brief_reason(reason) for reason in brief["reasons"][:_MOST_FIELDS]]
     return Outgoing(payload, key, (), Outgoing(as_json({**brief, "shortened": True}), short_key(key)))
+
+
+def _brief_reason(reason: dict[str, Any]) -> dict[str, Any]:
+    """A reason without the end of long text: a category that training never saw is told as it came."""
+    return {
+        name: cell[:_LONGEST_VALUE] + "..." if isinstance(cell, str) and len(cell) > _LONGEST_VALUE else cell
+        for name, cell in reason.items()
+    }
 
 
 def short_key(key: bytes | None) -> bytes | None:

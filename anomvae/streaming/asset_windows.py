@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anomvae.data.cadence import Arrival
+from anomvae.streaming.placement import Fate, Placement
 from anomvae.streaming.slots import Slots
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from anomvae.data.cadence import Cadence
     from anomvae.streaming.contracts import Place
+    from anomvae.streaming.placement import TimedRows
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -24,80 +25,6 @@ BoolArray = npt.NDArray[np.bool_]
 
 _HALF = 0.5
 """Of a step: closer to the row before, a row is repeated."""
-
-
-class Fate(enum.IntEnum):
-    """What becomes of a row."""
-
-    STEP = 0
-    """The newest step of a whole window: it is scored."""
-    FILLING = 1
-    """A step of a sequence that has too few for a window yet."""
-    REPEATED = 2
-    """It falls within half a step of the row before it, which stands for both."""
-    LATE = 3
-    """Its time lies before that of its asset's newest row."""
-    FUTURE = 4
-    """Its time lies too far ahead."""
-    OFF = 5
-    """Its asset is off: the sequence ends with it."""
-
-
-@dataclass(frozen=True, slots=True)
-class TimedRows:
-    """Rows in the order they came, n of them.
-
-    Attributes:
-        places: The partition of each.
-        names: The asset of each.
-        time_s: Times, shape ``(n,)``.
-        offset: Offsets; never falling within a partition; shape ``(n,)``.
-        values: What is remembered of each: its channels, NaN where missing, and what else is known; shape ``(n, c)``.
-        off: Rows while their asset is off, shape ``(n,)``.
-    """
-
-    places: Sequence[tuple[str, int]]
-    names: Sequence[str]
-    time_s: FloatArray
-    offset: IntArray
-    values: npt.NDArray[np.float32]
-    off: BoolArray
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """What became of n rows.
-
-    Attributes:
-        fate: :class:`Fate` of each, shape ``(n,)``.
-        hold: Offset of the anchor that a row's window can be rebuilt from, -1 for rows that are no steps, shape ``(n,)``.
-        lease: Offset of the record that had set the partition's clock as it stood there, likewise, shape ``(n,)``.
-        cut: Whole windows that were not used because they reach back too far.
-        evicted: Assets forgotten with these rows.
-        tape: The steps of all assets concerned, one after the other, shape ``(t, c)``.
-        end: Position of each row on the tape, shape ``(n,)``.
-        window: Steps a window, w.
-    """
-
-    fate: npt.NDArray[np.int8]
-    hold: IntArray
-    lease: IntArray
-    cut: int
-    evicted: int
-    tape: npt.NDArray[np.float32]
-    end: IntArray
-    window: int
-
-    def windows(self, end: IntArray, columns: slice = slice(None), *, newest: bool = True) -> npt.NDArray[np.float32]:
-        """Windows by the position of their newest step on the tape, shape ``(m, w, d)``.
-
-        Args:
-            end: Of rows whose fate is STEP, shape ``(m,)``.
-            columns: Of the tape.
-            newest: Whether the newest step is one of them; else they are a step shorter.
-        """
-        found: npt.NDArray[np.float32] = self.tape[end[:, None] + np.arange(1 - self.window, int(newest)), columns]
-        return found
 
 
 class _Mark(NamedTuple):
@@ -155,6 +82,9 @@ class AssetWindows:
     rows alone: how far its partition's clock (the newest time in it) has gone on since, and how many records. For that, the
     record that had set the clock as it stood at the anchor is read again, too; where assets keep the same time, that is the
     anchor or a neighbour.
+
+    A row that is late changes nothing, but as many in a row as a window has steps mean that the asset's clock was set back, or
+    had been ahead: with the next its sequence begins anew.
 
     Args:
         window: Steps a window, w.
@@ -281,7 +211,8 @@ class AssetWindows:
         simple = np.logical_and.reduceat(plain, rows.first)
         done = last[simple]
         slots.newest[rows.slot[done]] = slots.seen[rows.slot[done]] = rows.time[done]
-        slots.kept[rows.slot[done]] = rows.offset[done]
+        slots.kept[rows.slot[done]], slots.kept_lease[rows.slot[done]] = rows.offset[done], rows.lease[done]
+        slots.late[rows.slot[done]] = 0
         for which in np.flatnonzero(~simple).tolist():
             self._one_by_one(rows, range(int(rows.first[which]), int(last[which]) + 1), steps)
         return steps
@@ -290,21 +221,26 @@ class AssetWindows:
         """The same for the rows of one asset, by the rule itself."""
         slots, slot, step_s = self._slots, int(rows.slot[here[0]]), self.cadence.step_s
         kept_at, seen, clock = int(slots.kept[slot]), float(slots.seen[slot]), float(slots.clock[slot])
-        newest = float(slots.newest[slot])
+        newest, late = float(slots.newest[slot]), int(slots.late[slot])
         off_at = _Mark(int(slots.need[slot]), int(slots.lease[slot])) if slots.count[slot] == 0 else None
+        kept_lease = int(slots.kept_lease[slot])
         for i in here:
             time, offset = float(rows.time[i]), int(rows.offset[i])
             anew = kept_at < 0 or rows.clock[i] - clock > self._idle_s or offset - kept_at > self._max_replay
-            clock = float(rows.clock[i])
+            clock, ahead = float(rows.clock[i]), None
+            if not anew and time < newest:
+                late += 1
+                if late <= self.window:
+                    steps.kept[i], steps.fate[i] = False, Fate.LATE
+                    continue
+                anew, ahead = True, _Mark(kept_at, kept_lease)
+            late = 0
             if anew:
                 seen, off_at = -np.inf, None
-            elif time < newest:
-                steps.kept[i], steps.fate[i] = False, Fate.LATE
-                continue
             if rows.off[i]:
                 steps.kept[i], steps.fate[i] = False, Fate.OFF
-                newest, seen, kept_at = time, max(seen, time), offset
-                off_at = _Mark(offset, int(rows.lease[i]))
+                newest, seen, kept_at, kept_lease = time, max(seen, time), offset, int(rows.lease[i])
+                off_at = _Mark(offset, kept_lease)
                 continue
             placed = self.cadence.place(time, None if anew or off_at is not None else newest)
             apart, seen = (time - seen) / step_s, max(seen, time)
@@ -312,12 +248,15 @@ class AssetWindows:
                 steps.kept[i], steps.fate[i] = False, Fate.REPEATED
                 continue
             steps.begins[i], steps.missing[i] = placed.arrival is Arrival.FIRST, placed.missing
-            if apart < _HALF:
+            if ahead is not None:  # without the row that was ahead, the late ones before this would be steps
+                steps.anchor[i], steps.lease[i] = ahead
+            elif apart < _HALF:
                 steps.anchor[i], steps.lease[i] = (-1, -1) if off_at is None else off_at
             else:
                 steps.anchor[i] = offset
-            newest, kept_at, off_at = time, offset, None
+            newest, kept_at, kept_lease, off_at = time, offset, int(rows.lease[i]), None
         slots.newest[slot], slots.seen[slot], slots.kept[slot] = newest, seen, kept_at
+        slots.kept_lease[slot], slots.late[slot] = kept_lease, late
         if off_at is not None:
             steps.ended[slot] = off_at
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from anomvae.bundle import Column, Manifest
     from anomvae.streaming.codec import Cause, Row
+    from anomvae.streaming.contracts import Record
 
     IntArray = npt.NDArray[np.int64]
 
@@ -242,6 +243,23 @@ def asset_reader(column: Column) -> PerCell[tuple[str | None, int]]:
         return text or None, code
 
     return PerCell(column.name, read)
+
+
+def asset_cells(rows: Sequence[Row], field: str, records: Sequence[Record] | None) -> list[Any]:
+    """What rows say of their assets.
+
+    Args:
+        rows: Cells by column name.
+        field: Of the asset.
+        records: Record of each, whose key names the asset of a row that lacks the field; None: keys name none.
+    """
+    cells = [row.get(field) for row in rows]
+    if records is None:
+        return cells
+    keys = [b"" if record.key is None else record.key for record in records]
+    return [
+        key.decode(errors="replace") or None if cell is None else cell for cell, key in zip(cells, keys, strict=True)
+    ]
 
 
 def unnested(cells: list[Any]) -> list[Any]:

@@ -15,13 +15,14 @@ from anomvae.data.off import parse_off
 from anomvae.data.windows import EncodedWindows
 from anomvae.errors import SettingError
 from anomvae.streaming.answers import Verdicts
-from anomvae.streaming.asset_windows import AssetWindows, Fate, Placement, TimedRows
+from anomvae.streaming.asset_windows import AssetWindows
 from anomvae.streaming.codec import Bad
 from anomvae.streaming.graph_runner import GraphRunner
 from anomvae.streaming.lane import Answered, Clerk, Sheet
-from anomvae.streaming.rows import RowReader, asset_reader, unnested
+from anomvae.streaming.placement import Fate, Placement, TimedRows
+from anomvae.streaming.rows import RowReader, asset_cells, asset_reader, unnested
 from anomvae.streaming.settings import WindowSettings
-from anomvae.streaming.times import times_of
+from anomvae.streaming.times import latest_times, times_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -96,7 +97,7 @@ class SeriesLane:
         self._codec, self._reader, self._runner = codec, RowReader(model.manifest), GraphRunner(model, settings)
         self._assets = None if facts.asset_column is None else asset_reader(facts.asset_column)
         self._has_groups = model.manifest.calibration.group_column is not None
-        self._member = model.member
+        self._member, self._key_is_asset = model.member, settings.key_is_asset
         self._codes = {name: code for code, name in enumerate(facts.assets)}
         self._off = None if facts.off is None else parse_off(facts.off)
         self._clerk = Clerk(model, settings, facts.asset, facts.time, events, clock)
@@ -188,7 +189,7 @@ class SeriesLane:
         rows = [decoded.rows[i] for i in places]
         times = times_of([row.get(facts.time) for row in rows], unix=self._windowing.unix)
         timed = np.isfinite(times).tolist()
-        assets = self._assets_of(rows, facts)
+        assets = self._assets_of(rows, [records[at[i]] for i in places], facts)
         good = [i for i, (asset, _) in enumerate(assets) if asset is not None and timed[i]]
         if len(good) < len(rows):
             for i, (asset, _) in enumerate(assets):
@@ -208,10 +209,12 @@ class SeriesLane:
         )
         return found, of_records, bad
 
-    def _assets_of(self, rows: Sequence[Row], facts: SeriesFacts) -> list[tuple[str | None, int]]:
+    def _assets_of(
+        self, rows: Sequence[Row], records: Sequence[Record], facts: SeriesFacts
+    ) -> list[tuple[str | None, int]]:
         if self._assets is None or facts.asset is None:
             return [("", len(facts.assets))] * len(rows)  # no asset has a scaling of its own
-        return self._assets.of(unnested([row.get(facts.asset) for row in rows]))
+        return self._assets.of(unnested(asset_cells(rows, facts.asset, records if self._key_is_asset else None)))
 
     def _answer(self, rows: _Rows, part: slice, told: BoolArray, arrived_s: float, answered: Answered) -> None:
         n, counts = len(told), answered.counts
@@ -282,8 +285,7 @@ class SeriesLane:
         """Records whose time lies after their source's own time of them, or after the clock where it keeps none."""
         if not self._windowing.unix:
             return np.zeros(len(times), dtype=np.bool_)
-        stamps = np.array([arrived_s if record.stamp_s is None else record.stamp_s for record in records], np.float64)
-        ahead: npt.NDArray[np.bool_] = times > stamps + self._windowing.future_s
+        ahead: npt.NDArray[np.bool_] = times > latest_times(records, arrived_s) + self._windowing.future_s
         return ahead
 
     def _off_of(self, rows: Sequence[Row]) -> BoolArray:

@@ -10,6 +10,7 @@ from anomvae.errors import SettingError
 HOUR_S = 3600.0
 IDLE_WINDOWS = 10
 MOST_REASONS = 1000
+FUTURE_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class AnswerSettings:
         threads: Threads that run the graph.
         asset: Table models: field that names the asset; None: the one the manifest knows, if any.
         time: Table models: field that holds the time; None: likewise.
+        key_is_asset: Whether a record's key names its asset where the field is missing.
 
     Raises:
         SettingError: A number is out of range.
@@ -34,6 +36,7 @@ class AnswerSettings:
     threads: int = 2
     asset: str | None = None
     time: str | None = None
+    key_is_asset: bool = False
 
     def __post_init__(self) -> None:
         _between("top", self.top, 0, MOST_REASONS)
@@ -60,7 +63,7 @@ class WindowSettings:
 
     idle_s: float | None = None
     max_replay: int = 2_000_000
-    future_s: float = 300.0
+    future_s: float = FUTURE_S
     max_assets: int = 200_000
     unix: bool = True
 

@@ -31,6 +31,8 @@ class Slots:
         count: Steps of the sequence so far; 0: the asset is off; shape ``(s,)``.
         newest: Time of the newest row that was a step or found the asset off, shape ``(s,)``.
         kept: Offset of that row; -1: there is none; shape ``(s,)``.
+        kept_lease: Offset of the record that had set the partition's clock as it stood there, shape ``(s,)``.
+        late: Late rows since the last that was not, shape ``(s,)``.
         seen: Newest time of all rows, repeated ones included, shape ``(s,)``.
         need: Offset of the anchor that the asset's next window can be rebuilt from, shape ``(s,)``.
         lease: Offset of the record that had set the partition's clock as it stood there, shape ``(s,)``.
@@ -41,7 +43,8 @@ class Slots:
         self.names: list[str] = []
         self.values = np.empty((0, history, width), dtype=np.float32)
         self.anchors, self.leases = (np.empty((0, history), dtype=np.int64) for _ in range(2))
-        self.owner, self.count, self.kept, self.need, self.lease = (np.empty(0, dtype=np.int64) for _ in range(5))
+        self.owner, self.count, self.kept, self.need = (np.empty(0, dtype=np.int64) for _ in range(4))
+        self.lease, self.kept_lease, self.late = (np.empty(0, dtype=np.int64) for _ in range(3))
         self.newest, self.seen, self.clock = (np.empty(0, dtype=np.float64) for _ in range(3))
         self._unused: list[int] = []
 
@@ -53,8 +56,8 @@ class Slots:
         for slot, name in zip(taken, names, strict=True):
             self.names[slot] = name
         self.owner[taken] = owner
-        self.kept[taken] = self.need[taken] = self.lease[taken] = -1
-        self.count[taken] = 0
+        self.kept[taken] = self.kept_lease[taken] = self.need[taken] = self.lease[taken] = -1
+        self.count[taken] = self.late[taken] = 0
         self.seen[taken] = self.clock[taken] = self.newest[taken] = -np.inf
         self.anchors[taken] = self.leases[taken] = -1
         return taken
@@ -92,7 +95,9 @@ class Slots:
             "count",
             "kept",
             "need",
+            "kept_lease",
             "lease",
+            "late",
             "newest",
             "seen",
             "clock",

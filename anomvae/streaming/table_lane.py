@@ -11,8 +11,9 @@ from anomvae.bundle import Column
 from anomvae.streaming.codec import Bad
 from anomvae.streaming.graph_runner import GraphRunner
 from anomvae.streaming.lane import Answered, Clerk, Sheet
-from anomvae.streaming.rows import Given, RowReader, asset_reader, unnested
-from anomvae.streaming.times import times_of
+from anomvae.streaming.rows import Given, RowReader, asset_cells, asset_reader, unnested
+from anomvae.streaming.settings import FUTURE_S
+from anomvae.streaming.times import latest_times, times_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,6 +40,7 @@ class TableLane:
         settings: How records are answered.
         events: How alarms become events; None: they do not.
         clock: Unix time in seconds.
+        future_s: As in :class:`~anomvae.streaming.settings.WindowSettings`.
     """
 
     def __init__(
@@ -48,8 +50,10 @@ class TableLane:
         settings: AnswerSettings,
         events: EventSettings | None = None,
         clock: Callable[[], float] = time.time,
+        future_s: float = FUTURE_S,
     ) -> None:
         self._codec, self._reader, self._runner = codec, RowReader(model.manifest), GraphRunner(model, settings)
+        self._future_s, self._key_is_asset = future_s, settings.key_is_asset
         asset = settings.asset or known_asset(model.manifest)
         time_field = settings.time or known_time(model.manifest)
         self._names = None if asset is None else asset_reader(Column(asset, "categorical", "string"))
@@ -84,8 +88,8 @@ class TableLane:
             rows,
             of_rows,
             part,
-            self._assets(rows),
-            self._times(rows),
+            self._assets(rows, of_rows),
+            self._times(rows, of_rows, arrived_s),
             steps=None,
             off=None,
             hold=offsets,
@@ -115,17 +119,19 @@ class TableLane:
         if isinstance(other, TableLane):
             self._clerk.inherit(other._clerk)  # noqa: SLF001  its own kind
 
-    def _assets(self, rows: list[Row]) -> list[str] | None:
+    def _assets(self, rows: list[Row], records: list[Record]) -> list[str] | None:
         if self._names is None or self._clerk.asset is None:
             return None
-        field = self._clerk.asset
-        return [name or "" for name, _ in self._names.of(unnested([row.get(field) for row in rows]))]
+        cells = asset_cells(rows, self._clerk.asset, records if self._key_is_asset else None)
+        return [name or "" for name, _ in self._names.of(unnested(cells))]
 
-    def _times(self, rows: list[Row]) -> FloatArray | None:
+    def _times(self, rows: list[Row], records: list[Record], arrived_s: float) -> FloatArray | None:
+        """Times of rows; those from the future count for none, since one wrong clock would end all events as silent ones."""
         field = self._clerk.time_field
         if field is None:
             return None
-        return times_of([row.get(field) for row in rows])
+        times = times_of([row.get(field) for row in rows])
+        return np.where(times > latest_times(records, arrived_s) + self._future_s, np.nan, times)
 
 
 def _cells(rows: EncodedRows) -> npt.NDArray[np.uint64]:

@@ -16,11 +16,18 @@ from anomvae.errors import CellError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from anomvae.streaming.contracts import Record
+
     FloatArray = npt.NDArray[np.float64]
 
 MILLISECONDS_FROM = 1e11
 """Numbers from here on are milliseconds: as seconds they would lie beyond the year 5100, as milliseconds after March 1973."""
 _YEAR_1 = -62_135_596_800.0
+
+
+def latest_times(records: Sequence[Record], arrived_s: float) -> FloatArray:
+    """When records were written as their source has it, Unix seconds, shape ``(n,)``; when they came where it keeps no times."""
+    return np.array([arrived_s if record.stamp_s is None else record.stamp_s for record in records], np.float64)
 
 
 def times_of(cells: Sequence[Any], *, unix: bool = True) -> FloatArray:

@@ -17,7 +17,7 @@ from anomvae.daemon.stream_ends import read_addresses
 from anomvae.daemon.stream_models import Follower, LaneMaker, counts_unix_time, load_stream_model
 from anomvae.daemon.stream_settings import StreamSettings, flag_of, load_stream_settings, options, variable_of
 from anomvae.daemon.streaming import Stream, run_stream
-from anomvae.errors import ModelReferenceError, ScoringError, SettingError, StreamError
+from anomvae.errors import BundleError, ModelReferenceError, ScoringError, SettingError, StreamError
 from anomvae.observability import Log
 from anomvae.observability.stream_metrics import StreamMetrics
 from anomvae.references import find_model
@@ -383,6 +383,16 @@ def test_a_version_that_wants_other_columns_is_refused_once_and_the_one_before_g
     scene.publish(columns=columns)
     scene.follower.look()
     assert scene.metric("anomvae_stream_model_reload_refused") == 0
+
+
+def test_a_damaged_version_counts_as_refused_until_it_is_mended(scene: _Scene) -> None:
+    scene.trouble = BundleError("damaged")
+    scene.follower.look()
+    assert scene.metric("anomvae_stream_model_reload_refused") == 1
+    scene.trouble = None
+    scene.follower.look()
+    assert scene.metric("anomvae_stream_model_reload_refused") == 0
+    assert scene.swapped == []
 
 
 def test_a_version_of_tables_does_not_follow_one_of_series(scene: _Scene, told: io.StringIO) -> None:

@@ -13,8 +13,8 @@ import yaml
 from anomvae.daemon.stream_ends import PUBLICATION_OPTIONS, SUBSCRIPTION_OPTIONS, read_addresses
 from anomvae.daemon.stream_settings import StreamSettings, flag_of, load_stream_settings, options
 from anomvae.streaming.answers import RESERVED
-from anomvae.streaming.asset_windows import Fate
 from anomvae.streaming.codec import CAUSES
+from anomvae.streaming.placement import Fate
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs" / "streaming.md").read_text(encoding="utf-8")

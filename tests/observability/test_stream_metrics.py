@@ -58,7 +58,7 @@ def test_causes_are_those_of_the_codec() -> None:
 
 
 def test_outcomes_are_the_fates_of_rows() -> None:
-    from anomvae.streaming.asset_windows import Fate
+    from anomvae.streaming.placement import Fate
 
     assert set(OUTCOMES) == {"scored", "dead"} | {fate.name.lower() for fate in Fate if fate is not Fate.STEP}
 

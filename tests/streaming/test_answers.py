@@ -107,6 +107,18 @@ def test_how_deep_a_field_may_be_does_not_hang_by_its_neighbours_or_its_size(dep
     assert orjson.loads(brief.payload)["a"] == 1
 
 
+def test_a_brief_form_tells_of_long_categories_and_of_many_reasons_in_brief() -> None:
+    reason = {"column": "kind", "contribution": 3.5, "value": "q" * 1_000_000, "expected": "pump"}
+    payload = orjson.dumps({"id": 1, "score": 2.0, "reasons": [reason] * 1000})
+    brief = outgoing(payload, None).brief
+    assert brief is not None
+    assert len(brief.payload) < 20_000
+    said = orjson.loads(brief.payload)
+    assert said["reasons"][0]["value"] == "q" * 200 + "..."
+    assert said["reasons"][0]["expected"] == "pump"
+    assert (said["id"], said["score"], said["shortened"]) == (1, 2.0, True)
+
+
 def test_a_large_answer_has_a_brief_form_with_all_that_was_found() -> None:
     rows: list[dict[str, Any]] = [{"id": 1, "blob": "x" * LARGE, **{f"f{i}": i for i in range(90)}}, {"id": 2}]
     found = [outgoing(orjson.dumps(answer), b"k" * LARGE) for answer in write(rows)]

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anomvae.data.cadence import Arrival, Cadence
-from anomvae.streaming.asset_windows import AssetWindows, Fate, TimedRows
+from anomvae.streaming.asset_windows import AssetWindows
 from anomvae.streaming.contracts import Place
+from anomvae.streaming.placement import Fate, TimedRows
 
 WINDOW, WIDTH, GAP = 3, 2, 1
 FAR = 10**9
@@ -38,6 +39,7 @@ class Asset:
     was_off: bool = False
     kept_at: int = 0
     clock: float = -np.inf
+    late: int = 0
 
 
 def by_the_rule(rows: list[Row], idle_s: float = FAR, max_replay: int = FAR) -> list[tuple[Fate, list[float] | None]]:
@@ -53,8 +55,12 @@ def by_the_rule(rows: list[Row], idle_s: float = FAR, max_replay: int = FAR) -> 
             asset = assets[row.partition, row.name] = Asset()
         asset.clock = clock
         if asset.newest is not None and row.time_s < asset.newest:
-            found.append((Fate.LATE, None))
-            continue
+            asset.late += 1
+            if asset.late <= WINDOW:
+                found.append((Fate.LATE, None))
+                continue
+            asset = assets[row.partition, row.name] = Asset(clock=clock)
+        asset.late = 0
         if row.off:
             asset.steps, asset.newest, asset.was_off, asset.kept_at = [], row.time_s, True, row.offset
             found.append((Fate.OFF, None))
@@ -138,19 +144,20 @@ def in_batches(rows: list[Row], cuts: list[int]) -> list[list[Row]]:
 
 ANY = (1.0, 1.0, 1.0, 1.1, 0.9, 2.0, 3.0, 0.0, 0.3, 0.5, 0.6, -1.0, -0.2)
 CLEAN = (1.0, 1.0, 1.0, 1.1, 0.9, 2.0, 3.0, 0.6)
+SET_BACK = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 2.0, 0.3, -30.0)
 REPEATS = (1.0, 1.0, 1.0, 2.0, 3.0, 0.0, 0.0, -5.0)
 cuts = st.lists(st.integers(0, 60), max_size=8)
 
 
-@given(streams(apart=ANY), cuts)
-@settings(max_examples=60, deadline=None)
+@given(streams(apart=ANY) | streams(apart=SET_BACK), cuts)
+@settings(max_examples=100, deadline=None)
 def test_windows_are_those_of_the_rule_however_rows_are_batched(rows: list[Row], cuts: list[int]) -> None:
     windows = make()
     found = [one for batch in in_batches(rows, cuts) for one in place(windows, batch)]
     same(found, by_the_rule(rows))
 
 
-@given(streams(apart=ANY), cuts, st.sampled_from([4.0, 6.0, 10.0]), st.sampled_from([4, 8, 20]))
+@given(streams(apart=ANY) | streams(apart=SET_BACK), cuts, st.sampled_from([4.0, 6.0, 10.0]), st.sampled_from([4, 8, 20]))
 @settings(max_examples=60, deadline=None)
 def test_assets_are_forgotten_by_the_rule_however_rows_are_batched(
     rows: list[Row], cuts: list[int], idle_s: float, max_replay: int
@@ -164,9 +171,9 @@ def test_assets_are_forgotten_by_the_rule_however_rows_are_batched(
         same([(fate, window)], [(ruled, wanted)])
 
 
-@pytest.mark.parametrize("apart", [CLEAN, REPEATS, ANY])
+@pytest.mark.parametrize("apart", [CLEAN, REPEATS, ANY, SET_BACK])
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_reading_again_from_the_place_named_rebuilds_the_windows(apart: tuple[float, ...], data: st.DataObject) -> None:
     rows = data.draw(streams(apart=apart))
     idle_s, max_replay = data.draw(st.sampled_from([(4.0, FAR), (10.0, FAR), (FAR, FAR), (FAR, 6), (FAR, 12)]))
@@ -200,6 +207,22 @@ def test_only_the_rows_that_the_next_window_needs_are_read_again() -> None:
     windows = make()
     place(windows, line(*range(50)))
     assert windows.replay_from(Place("in", 0), 50) == 48
+
+
+def test_a_clock_that_was_set_back_is_found_out_after_as_many_late_rows_as_a_window_has_steps() -> None:
+    windows = make()
+    back = [1.0 + i for i in range(2 * WINDOW)]
+    found = place(windows, line(*range(10), 1e9, *back))
+    assert [fate for fate, _ in found[-2 * WINDOW : -WINDOW]] == [Fate.LATE] * WINDOW
+    assert [fate for fate, _ in found[-WINDOW:]] == [Fate.FILLING] * (WINDOW - 1) + [Fate.STEP]
+
+
+def test_a_row_in_time_among_late_ones_begins_their_count_anew() -> None:
+    windows = make()
+    mixed = [time_s for i in range(WINDOW) for time_s in (i / 10, 100.0 + i)]
+    assert Fate.LATE in {fate for fate, _ in place(windows, line(99.0, *mixed))}
+    assert {fate for fate, _ in place(windows, line(*mixed)[1::2])} <= {Fate.REPEATED, Fate.LATE}
+    assert place(windows, line(100.0 + WINDOW))[0][0] is Fate.STEP
 
 
 def test_missing_steps_hold_on_to_the_row_before_them() -> None:

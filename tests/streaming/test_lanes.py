@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from anomvae.errors import SettingError, TooFewRowsError
 from anomvae.scoring import Scorer
 from anomvae.streaming.codec import make_codec
-from anomvae.streaming.contracts import Origin, Record
+from anomvae.streaming.contracts import Origin, Place, Record
 from anomvae.streaming.graph_runner import StreamModel
 from anomvae.streaming.lane import Answered, Lane
 from anomvae.streaming.series_lane import SeriesLane
 from anomvae.streaming.settings import AnswerSettings, EventSettings, WindowSettings
 from anomvae.streaming.table_lane import TableLane
 from tests.conftest import mixed_table
-from tests.streaming.toys import NOW_S, WINDOW, Log, close, read, some_log, toy_lane, toy_model, toy_score
+from tests.streaming.toys import COLUMNS, NOW_S, WINDOW, Log, close, read, some_log, toy_lane, toy_model, toy_score
 
 if TYPE_CHECKING:
     from anomvae.bundle import Bundle
@@ -334,6 +334,37 @@ def test_alarms_of_tables_make_events_too(press: StreamModel) -> None:
     assert [(event["event"], event["asset"]) for event in events] == [("open", "A"), ("closed", "A")]
     assert (events[1]["start"], events[1]["alarms"]) == (START_S + 10, 10)
     assert events[1]["reasons"][0]["column"] == "temperature"
+
+
+def test_one_time_far_ahead_neither_ends_the_events_of_others_nor_has_all_read_again(press: StreamModel) -> None:
+    rows = [{**row, "at": START_S + i} for i, row in enumerate(table_rows(60))]
+    rows[20] |= {"at": 4e9, "temperature": 50.0}
+    for row in rows[10:20] + rows[21:30] + rows[-1:]:
+        row["temperature"] = 1e6
+    lane = table_lane(press, EventSettings(quiet=1), asset="line", time="at")
+    events = read(answer(lane, rows, stamp_s=START_S + 60).events)
+    assert {event["ended_by"] for event in events if event["event"] == "closed"} == {"quiet"}
+    assert START_S + 29 in {event["end"] for event in events}
+    assert lane.replay_from(Place("in", 0), 60) >= 50  # the last event is still open
+
+
+def test_a_key_names_the_asset_where_the_record_does_not_if_it_was_said_to() -> None:
+    rows = [{"when": START_S + i, **dict.fromkeys(COLUMNS, 0.5)} for i in range(3)]
+    lost = answer(toy_lane(), rows, key=b"A")
+    assert lost.counts.dead["asset"] == 3
+    found = read(answer(toy_lane(key_is_asset=True), rows, key=b"A").answers)
+    named = read(answer(toy_lane(), [{**row, "machine": "A"} for row in rows]).answers)
+    assert [one["event_id"] for one in found] == [one["event_id"] for one in named]
+    assert [one["score"] for one in found] == [one["score"] for one in named]
+    assert answer(toy_lane(key_is_asset=True), rows).counts.dead["asset"] == 3
+
+
+def test_a_key_names_the_asset_of_a_table_row_too(press: StreamModel) -> None:
+    row = {**{name: cell for name, cell in table_rows(1)[0].items() if name != "line"}, "at": START_S}
+    keyed = table_lane(press, asset="line", time="at", key_is_asset=True)
+    (found,) = read(answer(keyed, [row], key=b"A").answers)
+    (named,) = read(answer(keyed, [{**row, "line": "A"}]).answers)
+    assert found["event_id"] == named["event_id"]
 
 
 @pytest.mark.parametrize("wrong", [{"top": -1}, {"top": 5000}, {"threads": 0}])
