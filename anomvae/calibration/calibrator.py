@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +18,10 @@ from anomvae.calibration.blocks import (
     conditional_block_p_values,
     dependence,
     equivalent_scores,
-    rows_in_series,
 )
 from anomvae.calibration.conditional import conditional_p_values, rows_needed_for
 from anomvae.calibration.conformal import ROUNDING, check_alarm_rate
+from anomvae.calibration.parts import CalibrationRows, Part
 from anomvae.calibration.tables import (
     NO_TAIL,
     CalibrationTables,
@@ -46,71 +46,6 @@ LARGEST = float(np.finfo(np.float32).max)
 """Threshold that no score exceeds."""
 LEAST_SHAPE = 1e-3
 """Tails nearer to exponential are given this shape: float32 cannot tell them apart."""
-
-
-@dataclass(frozen=True, slots=True)
-class CalibrationRows:
-    """Scores of normal rows that the scoring network has not seen.
-
-    Attributes:
-        score: Shape ``(m,)``.
-        reconstruction: Reconstruction errors in the same order, shape ``(m,)``.
-        group: Name of each row's group, shape ``(m,)``; None without groups; None or empty names belong to none.
-        by_type: Arrow type of the groups' column.
-        smallest_group: Fewest rows of a group that may be named; more than one hides what groups of few rows hold.
-        segment: Number of each row's segment of a series, whose rows stand in order of time, shape ``(m,)``; a group's rows
-            may lie in many segments. None: rows depend on no neighbours.
-    """
-
-    score: FloatArray
-    reconstruction: FloatArray
-    group: Sequence[str | None] | None = None
-    by_type: str = "string"
-    smallest_group: int = 1
-    segment: npt.NDArray[np.int64] | None = None
-
-
-class _Part(NamedTuple):
-    """Rows of one table, and how they depend on one another, where they stand in order of time."""
-
-    rows: npt.NDArray[np.int64]
-    found: Dependence | None = None
-    least: int = 1
-
-    def at_least(self, worth: int) -> _Part:
-        """The same taken for at least so many independent rows."""
-        return self._replace(least=worth)
-
-    @property
-    def worth(self) -> int:
-        """Independent rows that they are worth."""
-        return len(self.rows) if self.found is None else max(self.least, self.found.effective_rows)
-
-    @property
-    def effective_rows(self) -> int | None:
-        """The same for the manifest: None where they stand in no order of time."""
-        return None if self.found is None else self.found.effective_rows
-
-    @property
-    def block(self) -> int | None:
-        """Rows in a row to resample together, likewise."""
-        return None if self.found is None else self.found.block
-
-    def rows_for(self, needed: int) -> int:
-        """Rows like these that are worth a number of independent ones."""
-        return needed if self.found is None else rows_in_series(needed, self.found)
-
-    def refused(self, cannot: str, needed: int, advice: str = "") -> TooFewRowsError:
-        """What they cannot do, and the rows it takes; `needed` are independent ones."""
-        m, enough = len(self.rows), self.rows_for(needed)
-        if self.found is None:
-            return TooFewRowsError(f"{m:,} calibration rows {cannot}: it takes at least {enough:,}{advice}", enough)
-        return TooFewRowsError(
-            f"{m:,} calibration rows in order of time are worth {self.worth:,} independent ones (each resembles the "
-            f"{math.ceil(self.found.time):,} around it), which {cannot}: it takes about {enough:,} such rows, "
-            f"{enough - m:,} more{advice}",
-            enough,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +97,7 @@ def calibrate(
     if decision not in DECISIONS:
         raise SettingError(f"decision is {decision!r}; it must be one of {', '.join(DECISIONS)}")
     names, parts, too_small = _groups(rows, budget, decision)
-    every = _Part(
+    every = Part(
         np.arange(len(rows.score)), _dependence(rows, budget, np.arange(len(rows.score)), _strata(rows, parts))
     )
     pooled, tails = _pooled(rows, every, budget, decision, tail=tail)
@@ -277,7 +212,7 @@ def _supports(m: int, budget: Budget, decision: str) -> bool:
     return m >= rows_it_takes(budget, decision)
 
 
-def _bears(part: _Part, budget: Budget, decision: str) -> bool:
+def _bears(part: Part, budget: Budget, decision: str) -> bool:
     """Whether rows in order of time that are worth too few may be taken for just enough.
 
     They may where no certainty was asked for and there are as many as the rate takes; the manifest says what they are worth,
@@ -295,10 +230,11 @@ def _dependence(
     if rows.segment is None or len(part) == 0:
         return None
     scores = (rows.score[part], rows.reconstruction[part])
-    return dependence(scores, np.asarray(rows.segment)[part], budget.alarm_rate, stratum)
+    found = dependence(scores, np.asarray(rows.segment)[part], budget.alarm_rate, stratum)
+    return replace(found, time=min(max(found.time, rows.memory), float(found.rows)))
 
 
-def _strata(rows: CalibrationRows, parts: Sequence[_Part]) -> npt.NDArray[np.int64]:
+def _strata(rows: CalibrationRows, parts: Sequence[Part]) -> npt.NDArray[np.int64]:
     """Number of each row's group, where it has a table of its own: their shares of the rows are fixed."""
     strata = np.full(len(rows.score), -1, dtype=np.int64)
     for number, part in enumerate(parts):
@@ -306,7 +242,7 @@ def _strata(rows: CalibrationRows, parts: Sequence[_Part]) -> npt.NDArray[np.int
     return strata
 
 
-def _table(rows: CalibrationRows, part: _Part, budget: Budget, decision: str) -> Table:
+def _table(rows: CalibrationRows, part: Part, budget: Budget, decision: str) -> Table:
     score, reconstruction = rows.score[part.rows], rows.reconstruction[part.rows]
     m, confidence = len(score), _confidence(budget, decision)
     if part.found is None:
@@ -318,7 +254,7 @@ def _table(rows: CalibrationRows, part: _Part, budget: Budget, decision: str) ->
 
 
 def _pooled(
-    rows: CalibrationRows, every: _Part, budget: Budget, decision: str, *, tail: bool
+    rows: CalibrationRows, every: Part, budget: Budget, decision: str, *, tail: bool
 ) -> tuple[Table, tuple[TailFit, TailFit] | None]:
     supported = _supports(every.worth, budget, decision)
     if not supported and not tail:
@@ -349,7 +285,7 @@ def _pooled(
     return replace(table, tails=tails), (score, reconstruction)
 
 
-def _too_few(every: _Part, budget: Budget, decision: str) -> TooFewRowsError:
+def _too_few(every: Part, budget: Budget, decision: str) -> TooFewRowsError:
     """The refusal of a budget that the rows cannot support, with the number it needs."""
     sure = f" with {100 * budget.confidence:g} % confidence" if budget.confidence else ""
     return every.refused(
@@ -385,7 +321,7 @@ def _record(fit: TailFit) -> TailRecord:
     )
 
 
-def _groups(rows: CalibrationRows, budget: Budget, decision: str) -> tuple[list[str], list[_Part], int]:
+def _groups(rows: CalibrationRows, budget: Budget, decision: str) -> tuple[list[str], list[Part], int]:
     """Names and rows of the groups that support the rate on their own, the largest first; how many do not."""
     if rows.group is None:
         return [], [], 0
@@ -398,12 +334,12 @@ def _groups(rows: CalibrationRows, budget: Budget, decision: str) -> tuple[list[
     place = {name: number for number, name in enumerate(candidates)}
     numbers = np.array([place.get(name or "", -1) for name in rows.group], dtype=np.int64)
     names: list[str] = []
-    parts: list[_Part] = []
+    parts: list[Part] = []
     for number, name in enumerate(candidates):
         if len(parts) == MOST_GROUPS:
             break
         members = np.flatnonzero(numbers == number)
-        part = _Part(members, _dependence(rows, budget, members))
+        part = Part(members, _dependence(rows, budget, members))
         if _supports(part.worth, budget, decision):
             names.append(name)
             parts.append(part)

@@ -28,7 +28,7 @@ from anomvae.vae.convolution import ConvolutionSettings
 from anomvae.vae.layout import layout_of
 from anomvae.vae.novelty import Novelty
 from anomvae.vae.scores import RowScorer
-from anomvae.vae.series import SeriesPreparation, SeriesScorer
+from anomvae.vae.series import SeriesPreparation, SeriesScorer, memory_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -340,13 +340,19 @@ def calibration_rows(
     sequences = prepared.sequences
     steps = np.flatnonzero((prepared.part == CALIBRATION) & (sequences.row >= 0) & np.isfinite(mean_score))
     return (
-        _rows(prepared, newest, score, error, settings),
-        _rows(prepared, steps, mean_score[steps], mean_error[steps], settings),
+        _rows(prepared, newest, score, error, settings, past_only=True),
+        _rows(prepared, steps, mean_score[steps], mean_error[steps], settings, past_only=False),
     )
 
 
 def _rows(
-    prepared: PreparedSeries, steps: IntArray, score: AnyArray, error: AnyArray, settings: FitSettings
+    prepared: PreparedSeries,
+    steps: IntArray,
+    score: AnyArray,
+    error: AnyArray,
+    settings: FitSettings,
+    *,
+    past_only: bool,
 ) -> CalibrationRows:
     sequences = prepared.sequences
     names = None if settings.by is None else [sequences.assets[asset] for asset in sequences.asset[steps]]
@@ -356,4 +362,5 @@ def _rows(
         names,
         sequences.asset_type,
         segment=sequences.sequence[steps],
+        memory=memory_of(settings.window or 1, past_only=past_only),
     )

@@ -325,6 +325,20 @@ def time_scales(window: int) -> tuple[int, ...]:
     return tuple(sorted({1, max(1, window // SHORT_SHARE), window}))
 
 
+def memory_of(window: int, *, past_only: bool) -> float:
+    """Autocorrelation time of scores, steps, where steps depend on no neighbours: about that of the means they hold.
+
+    Of a filter h over independent steps it is the square of the sum of h over the sum of its squares. A score by the past is the
+    sum of means over 1, w / 8 and w steps, each in its own spreads, which gives 0.5 w; a score by all windows counts the longest
+    twice, and is a mean over windows, which gives 0.9 w.
+
+    Example:
+        >>> memory_of(64, past_only=True), memory_of(64, past_only=False)
+        (32.0, 57.6)
+    """
+    return max(1.0, window * (0.5 if past_only else 0.9))
+
+
 def row_deviation(row: RowScorer) -> Tensor:
     """The row member's learnt standard deviation of each channel, in its input's units, shape ``(d,)``."""
     likelihood = row.model.likelihood.numeric

@@ -314,3 +314,30 @@ def test_with_a_confidence_the_rate_holds_for_these_very_rows_that_often() -> No
             found.append(1 - facts.score_threshold <= rate)
     assert np.mean(kept[0.9]) >= 0.85
     assert np.mean(kept[None]) < 0.75
+
+
+def test_rows_are_worth_no_more_than_the_memory_of_their_scores_allows() -> None:
+    draw = np.random.default_rng(0)
+    score, error = draw.normal(size=(2, 1000))
+    found = [
+        calibrate(
+            CalibrationRows(score, error, segment=np.zeros(1000, dtype=np.int64), memory=memory), Budget(0.05)
+        ).facts
+        for memory in (1.0, 40.0, 5000.0)
+    ]
+    worth = [facts.effective_rows or 0 for facts in found]
+    assert worth[0] > 300
+    assert worth[1:] == [25, 1]
+    assert found[0].score_threshold < found[1].score_threshold
+
+
+def test_a_group_has_no_table_of_its_own_where_the_memory_of_its_scores_leaves_it_too_few_rows() -> None:
+    draw = np.random.default_rng(1)
+    score, error = draw.normal(size=(2, 1200))
+    names, segment = ["A"] * 600 + ["B"] * 600, np.repeat([0, 1], 600)
+    few, many = (
+        calibrate(CalibrationRows(score, error, names, segment=segment, memory=memory), Budget(0.05), by="asset").facts
+        for memory in (50.0, 20.0)
+    )
+    assert (few.groups, few.effective_rows) == ((), 24)
+    assert [group.name for group in many.groups] == ["A", "B"]
