@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -35,6 +36,7 @@ def stream(config: Path | None, **flags: Any) -> None:
     Every option is also an environment variable (ANOMVAE_STREAM_DEAD_LETTER) and a key of --config (dead_letter). Passwords
     come by environment (ANOMVAE_KAFKA_PASSWORD) or --config alone. SIGTERM answers what is at hand, commits and leaves.
     """
+    _fill_closed()
     settings = load_stream_settings(flags, os.environ, config)
     try:
         from anomvae.daemon.streaming import run_stream
@@ -47,6 +49,20 @@ def stream(config: Path | None, **flags: Any) -> None:
         return find_model(ref, tracking_uri=settings.tracking_uri)
 
     run_stream(settings, find, os.environ)
+
+
+def _fill_closed() -> None:
+    """Lets nothing else take the place of a standard stream that was closed: a file there would be written by whoever warns.
+
+    What would be logged to a closed standard error goes nowhere.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the least that is free: this one
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  open as long as the process
 
 
 def _command() -> Callable[..., None]:

@@ -15,8 +15,9 @@ import pyarrow as pa
 
 from anomvae.daemon.stream_models import counts_unix_time, series_windows
 from anomvae.data.off import parse_off
+from anomvae.data.series import known_columns, require_names
 from anomvae.data.times import NUMBER, read_time, read_times
-from anomvae.errors import CellError, ColumnMismatchError, SettingError
+from anomvae.errors import CellError, DataFileError, SettingError
 from anomvae.streaming.codec import Decoded
 from anomvae.streaming.contracts import Origin, Record
 from anomvae.streaming.series_lane import SeriesLane
@@ -99,6 +100,7 @@ class Replayed:
         rows: Rows between begin and end.
         unscored: Rows that have no score, by reason.
         dead: Rows that cannot be answered.
+        why_dead: What is wrong with the first of these; empty without.
         days: By day, UTC; none where the time is a count.
         assets: By asset, by name.
         events: As the stream would have told them, ended ones only.
@@ -109,6 +111,7 @@ class Replayed:
     rows: int = 0
     unscored: Counter[str] = field(default_factory=Counter)
     dead: int = 0
+    why_dead: str = ""
     days: dict[str, Tally] = field(default_factory=dict)
     assets: dict[str, Tally] = field(default_factory=dict)
     events: list[dict[str, Any]] = field(default_factory=list)
@@ -139,15 +142,16 @@ def replay(model: StreamModel, rows: pa.Table, settings: ReplaySettings) -> Repl
 
     Raises:
         SettingError: Beginning or end is no time, nothing lies between them, or no column tells the time.
-        InputError: The rows do not fit the model.
+        DataFileError: There are no rows.
+        InputError: The rows do not fit the model, or none of them can be answered.
         TooFewRowsError: The calibration rows do not support the alarm rate.
     """
     manifest = model.manifest
     time_column, asset = _columns(manifest, settings)
     needed = _needed(manifest, time_column, asset)
-    missing = [name for name in needed if name not in rows.schema.names]
-    if missing:
-        raise ColumnMismatchError(missing, rows.schema.names)
+    require_names(rows.schema.names, needed, known_columns(manifest))
+    if rows.num_rows == 0:
+        raise DataFileError("the data hold no rows, so there is nothing to replay")
     is_calendar = counts_unix_time(manifest)
     times = read_times(rows.column(time_column), time_column)
     if is_calendar:
@@ -170,6 +174,8 @@ def replay(model: StreamModel, rows: pa.Table, settings: ReplaySettings) -> Repl
         before = times[part] < begin
         _count(found, lane.answer(records, before if before.any() else None, math.inf), times, names)
     _count(found, lane.finish(), times, names)
+    if found.dead and not found.assets:
+        raise CellError(f"no row can be answered; of the first, {found.why_dead}")
     return found
 
 
@@ -241,6 +247,8 @@ def _names(column: pa.ChunkedArray) -> list[str]:
 
 def _count(found: Replayed, answered: Answered, times: FloatArray, names: list[str] | None) -> None:
     found.unscored += answered.counts.unscored
+    if answered.dead and not found.dead:
+        found.why_dead = answered.dead[0].reason
     found.dead += len(answered.dead)
     for message in answered.answers:
         answer = orjson.loads(message.payload)

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from anomvae.daemon.stream_circles import refuse_circles
 from anomvae.daemon.stream_settings import flag_of
 from anomvae.errors import MissingExtraError, SettingError
 from anomvae.streaming.addresses import parse_address, read_credentials
 from anomvae.streaming.files import FileSink, LineSource, PipeSink
 from anomvae.streaming.letters import LetterLines
-from anomvae.streaming.mqtt import KEY, MqttBroker, MqttPublication, MqttSubscription, MqttTls
+from anomvae.streaming.mqtt import MqttBroker, MqttPublication, MqttSubscription, MqttTls, session_name
 from anomvae.streaming.pump import Sinks
 
 if TYPE_CHECKING:
@@ -124,40 +125,20 @@ def read_addresses(settings: StreamSettings) -> Where:
         raise SettingError(f"--codec {settings.codec} is for Kafka and MQTT: files and pipes are read as lines of JSON")
     if settings.kafka and all(address.kind != "kafka" for address in (where.source, *where.sinks.values())):
         raise SettingError("[kafka] in the configuration sets the Kafka client, and no end of the stream is Kafka")
-    _refuse_circles(where)
+    refuse_circles(where, settings.progress)
+    _refuse_closed(where)
     if settings.exactly_once:
         _refuse_other_clusters(where)
     return where
 
 
-def _refuse_circles(where: Where) -> None:
-    source, seen = where.source, set()
+def _refuse_closed(where: Where) -> None:
+    """Standard streams that were closed at the start, as by `<&-`, are none in Python."""
+    if where.source.kind == "pipe" and sys.stdin is None:
+        raise SettingError("--from is -, and standard input is closed; open it, or name another source")
     for end, address in where.sinks.items():
-        same = source.kind == address.kind and source.hosts == address.hosts
-        if same and source.kind == "file":
-            same = Path(source.name).resolve() == Path(address.name).resolve()
-        elif same and source.kind == "mqtt":
-            same = _matches(source.name, address.name)
-        else:
-            same = same and source.kind != "pipe" and source.name == address.name
-        if same:
-            raise SettingError(f"--{end} leads back to --from: what is written there would be read again; name another")
-        if address.kind == "file":
-            file = Path(address.name).resolve()
-            if file in seen:
-                raise SettingError(f"--{end} names a file that is written already; name another")
-            seen.add(file)
-
-
-def _matches(topic_filter: str, topic: str) -> bool:
-    """Whether an MQTT filter takes a topic, whatever key it may be written with."""
-    wanted, levels = topic_filter.split("/"), topic.split("/")
-    for i, level in enumerate(wanted):
-        if level == "#":
-            return True
-        if i >= len(levels) or (level not in ("+", levels[i]) and KEY not in levels[i]):
-            return False
-    return len(wanted) == len(levels)
+        if address.kind == "pipe" and sys.stdout is None:
+            raise SettingError(f"--{end} is -, and standard output is closed; open it, or name another sink")
 
 
 def _refuse_other_clusters(where: Where) -> None:
@@ -177,10 +158,19 @@ class Opener:
         environment: Variables that hold credentials.
         name: Of the model, for names that must stay the same from run to run.
         log: Told when connections go and come.
+        stopping: Whether the stream has been told to stop, for which no first connection is waited for; None: it never is.
     """
 
-    def __init__(self, settings: StreamSettings, environment: Mapping[str, str], name: str, log: Log) -> None:
+    def __init__(
+        self,
+        settings: StreamSettings,
+        environment: Mapping[str, str],
+        name: str,
+        log: Log,
+        stopping: Callable[[], bool] | None = None,
+    ) -> None:
         self._settings, self._environment, self._log = settings, environment, log
+        self._stopping = stopping
         self._name = "anomvae-" + "".join(sign if sign.isalnum() or sign in "._-" else "-" for sign in name)
 
     def open(self, where: Where) -> Ends:
@@ -234,7 +224,7 @@ class Opener:
             with _extra("a stream from or to MQTT"):
                 from anomvae.streaming.mqtt_source import MqttSource
 
-            return MqttSource(broker, subscription)
+            return MqttSource(broker, subscription, self._log, self._stopping)
         address.allow((), "a file")
         if address.kind == "pipe" and self._settings.progress is not None:
             raise SettingError("--progress is for files: standard input cannot be read again; leave it out")
@@ -251,7 +241,7 @@ class Opener:
             with _extra("a stream from or to MQTT"):
                 from anomvae.streaming.mqtt_sink import MqttSink
 
-            return MqttSink(broker, publication)
+            return MqttSink(broker, publication, self._log, self._stopping)
         address.allow((), "a file")
         is_pipe = address.kind == "pipe"
         sink = PipeSink(sys.stdout.buffer) if is_pipe else FileSink(Path(address.name), durable=self._settings.durable)
@@ -309,7 +299,7 @@ class Opener:
         level = int(asked.number("asset_level", 0, -99, 99)) if "asset_level" in options else None
         return MqttSubscription(
             address.name,
-            options.get("client_id", self._name),
+            options.get("client_id", session_name(self._name, address.name)),
             options.get("group"),
             int(asked.number("qos", 1, 0, 1)),
             int(asked.number("receive_maximum", 1000, 1, 65535)),

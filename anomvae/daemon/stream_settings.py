@@ -13,10 +13,14 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from anomvae.daemon.settings import SERVICE_ADDRESS, SERVICE_LINK, LogFormat, parsed_text, told, typed_value
 from anomvae.errors import SettingError
+from anomvae.streaming.addresses import SECRETS, Credentials
 
 PREFIX = "ANOMVAE_STREAM_"
+WEEK_S = 604_800.0
 ENDS = ("from", "to", "dead-letter", "events-to")
 """The ends of a stream, as the configuration and the environment call them."""
+CREDENTIALS = (*(known.name for known in fields(Credentials)), *(f"{name}_file" for name in SECRETS))
+"""Keys of an end's credentials in the configuration."""
 _WORDS = {"source": "from", "sink": "to"}
 """Fields that have another name outside: `from` is no name in Python."""
 Start = Literal["earliest", "latest"]
@@ -64,7 +68,8 @@ class StreamSettings:
         ),
     )
     client_id: str | None = field(
-        default=None, metadata=told("MQTT: name of the session; default: anomvae- and the model's name.")
+        default=None,
+        metadata=told("MQTT: name of the session; default: anomvae-, the model's name and a digest of the filter."),
     )
     qos: int | None = field(
         default=None, metadata=told("MQTT: 1 (the default), at least once, or 0, at most once.", 0, 1)
@@ -122,7 +127,8 @@ class StreamSettings:
         metadata=told("Port of /metrics, /health/live and /health/ready; 0: any free one; default: none.", 0, 65535),
     )
     follow_model: float = field(
-        default=30.0, metadata=told("How often the reference is looked at for a new version, in seconds; 0: never.", 0)
+        default=30.0,
+        metadata=told("How often the reference is looked at for a new version, in seconds; 0: never.", 0, WEEK_S),
     )
     drain_timeout: float = field(
         default=30.0, metadata=told("Longest time to deliver what is at hand when stopping, in seconds.", 0.1, 3600)
@@ -254,6 +260,12 @@ def _credentials(file: Path, value: Any) -> dict[str, dict[str, str]]:
         if (name := end.replace("_", "-")) not in ENDS:
             raise SettingError(f"{file} has credentials of {end!r}; the ends of a stream are {', '.join(ENDS)}")
         found[name] = _texts(f"[credentials.{end}] in {file}", given)
+        for key in found[name]:
+            if key not in CREDENTIALS:
+                close = difflib.get_close_matches(key, CREDENTIALS, n=1) or CREDENTIALS
+                raise SettingError(
+                    f"[credentials.{end}] in {file} has the unknown key {key[:60]!r}; it takes {', '.join(close)}"
+                )
     return found
 
 

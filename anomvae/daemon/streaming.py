@@ -9,7 +9,8 @@ import platform
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import onnxruntime
 
@@ -93,8 +94,7 @@ class Stream:
         self._settings, self._find, self._environment, self._log = settings, find, environment, log
         self._stopping = False
         self._pump: Pump | None = None
-        self._deadline = threading.Timer(settings.drain_timeout, self._give_up)
-        self._deadline.daemon = True
+        self._leaving = _Leaving(settings.drain_timeout, log)
 
     def run(self) -> None:
         """Runs to the end.
@@ -111,12 +111,15 @@ class Stream:
             self._log.warning("note", model=found.name, note=found.note)
         lane = maker.make(load_stream_model(found))
         with library_records(self._log, LIBRARIES), self._signals(), contextlib.ExitStack() as stack:
-            ends = Opener(settings, self._environment, found.name, self._log).open(where)
+            stack.callback(self._leaving.end)
+            self._leaving.start()
+            self._tell_health(stack)
+            opener = Opener(settings, self._environment, found.name, self._log, lambda: self._stopping)
+            ends = opener.open(where)
             stack.callback(self._close, ends)
             listener = _Listener(self.metrics, self._log, is_transactional=ends.transaction is not None)
             source = _Watched(ends.source, self.metrics)
             self._pump = Pump(source, lane, ends.sinks, PumpSettings(settings.batch), listener)
-            self._tell_health(stack, self._pump)
             announce(self.metrics, found, settings.model, settings.alarm_rate)
             if settings.follow_model:
                 follower = Follower(self._find, settings, found, maker, self._pump.swap, self.metrics, self._log)
@@ -140,56 +143,58 @@ class Stream:
             self._pump.run()
         self._log.info("stream stopped" if self._stopping else "stream ended", **listener.told())
 
-    def stop(self) -> None:
-        """Begins to stop: what is at hand is answered, delivered and committed. Any thread or signal handler may call."""
-        if not self._stopping:
-            self._stopping = True
-            self._limit_leaving()
+    def stop(self, why: str | None = None) -> None:
+        """Begins to stop: what is at hand is answered, delivered and committed. Any thread or signal handler may call.
+
+        Args:
+            why: Name of the signal that asked for it.
+        """
+        self._stopping = True
         if self._pump is not None:
             self._pump.stop()
-
-    def _limit_leaving(self) -> None:
-        with contextlib.suppress(RuntimeError):  # it runs already
-            self._deadline.start()
-
-    def _give_up(self) -> None:
-        """The end of the time to drain: what is not committed comes again at the next start."""
-        self._log.error("drain timed out", deadline_s=self._settings.drain_timeout)
-        self._log.flush()
-        os._exit(1)
+        self._leaving.begin(why)
 
     def _close(self, ends: Ends) -> None:
         """Leaves source and sinks, in bounded time: a broker that is away must not keep a process that has to go."""
-        self._limit_leaving()
-        try:
-            ends.close()
-        finally:
-            self._deadline.cancel()
+        self._leaving.begin()
+        ends.close()
 
-    def _tell_health(self, stack: contextlib.ExitStack, pump: Pump) -> None:
+    def _tell_health(self, stack: contextlib.ExitStack) -> None:
+        """Opens the port before anything else: while a broker is away at the start, it says so."""
         settings = self._settings
 
+        def healthy() -> bool:
+            return self._pump is not None and self._pump.healthy
+
+        def partitions() -> int:
+            return 0 if self._pump is None else self._pump.partitions
+
         def assets() -> int:
-            return pump.lane.n_assets if isinstance(pump.lane, SeriesLane) else 0
+            lane = None if self._pump is None else self._pump.lane
+            return lane.n_assets if isinstance(lane, SeriesLane) else 0
 
         def live() -> bool:
-            return not pump.healthy or time.monotonic() - pump.beat_s < STUCK_S
+            pump = self._pump
+            return pump is None or not pump.healthy or time.monotonic() - pump.beat_s < STUCK_S
 
-        self.metrics.follow(lambda: pump.healthy, lambda: pump.partitions, assets)
+        self.metrics.follow(healthy, partitions, assets)
         if settings.metrics_port is not None:
             server = StatusServer(
                 settings.host,
                 settings.metrics_port,
                 self.metrics,
                 live,
-                lambda: self.begun and not self._stopping and pump.healthy,
+                lambda: self.begun and not self._stopping and healthy(),
             )
             stack.callback(server.close)
             self.port = server.port
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """The first SIGTERM or SIGINT drains; the second ends the process at once."""
+        """The first SIGTERM or SIGINT drains; the second ends the process at once.
+
+        A handler interrupts the main thread anywhere, and so takes no lock that this thread may hold, not even the log's.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -199,8 +204,7 @@ class Stream:
                 signal.signal(number, signal.SIG_DFL)
                 signal.raise_signal(number)
                 return
-            self._log.info("draining", signal=signal.Signals(number).name, deadline_s=self._settings.drain_timeout)
-            self.stop()
+            self.stop(signal.Signals(number).name)
 
         before = {number: signal.signal(number, heed) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -208,6 +212,57 @@ class Stream:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+class _Leaving:
+    """Bounds the time that a stream takes to leave, and tells which signal asked for it.
+
+    It does so on a thread of its own, which it is told through a queue that takes no lock: a signal handler may put there what
+    it must not log.
+
+    Args:
+        limit_s: The longest time.
+        log: Told.
+    """
+
+    def __init__(self, limit_s: float, log: Log) -> None:
+        self._limit_s, self._log = limit_s, log
+        self._told: SimpleQueue[str | _End | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._watch, name="leaving", daemon=True)
+
+    def start(self) -> None:
+        """Begins to listen; what was put before counts."""
+        self._thread.start()
+
+    def begin(self, why: str | None = None) -> None:
+        """The time begins, unless it has."""
+        self._told.put(why)
+
+    def end(self) -> None:
+        """The stream has left; all is told."""
+        self._told.put(_End())
+        self._thread.join()
+
+    def _watch(self) -> None:
+        told = self._told.get()
+        until_s = time.monotonic() + self._limit_s
+        while not isinstance(told, _End):
+            if told is not None:
+                self._log.info("draining", signal=told, deadline_s=self._limit_s)
+            try:
+                told = self._told.get(timeout=max(0.0, until_s - time.monotonic()))
+            except Empty:
+                self._give_up()
+
+    def _give_up(self) -> NoReturn:
+        """The end of the time: what is not committed comes again at the next start."""
+        self._log.error("drain timed out", deadline_s=self._limit_s)
+        self._log.flush()
+        os._exit(1)
+
+
+class _End:
+    """There is nothing more to wait for."""
 
 
 class _Watched:

@@ -20,6 +20,9 @@ LIBRARIES = ("uvicorn", "grpc", "asyncio")
 MAX_FRAMES = 8
 """Innermost calls told of an exception."""
 
+KAFKA_TEMPLATE = "%s [%s] %s"
+"""How confluent-kafka tells what librdkafka says: the kind of event, the client's name, and a text."""
+KAFKA_EVENT = re.compile(r"[A-Z][A-Z0-9_]*")
 BEFORE_VALUES = re.compile(r"[^\n(<\[{'\"=%]*")
 """The start of a text that a library has put together itself: up to where a value could begin."""
 
@@ -30,7 +33,7 @@ def library_records(log: Log, names: Sequence[str] = LIBRARIES) -> Iterator[None
 
     A record becomes an event named as its message begins, with the fields `logger` and, of an exception, `error` (its
     type) and `calls` (file, line and function, innermost last). Arguments of the record, texts of exceptions and source
-    lines are left out: they may hold data.
+    lines are left out: they may hold data. Of what the Kafka client says, its kind of event is told, such as `Kafka client: FAIL`.
 
     Args:
         log: Where to.
@@ -70,6 +73,9 @@ def _event(record: logging.LogRecord) -> str:
         return exception_name(template)
     if not isinstance(template, str):
         return type(template).__name__
+    if template == KAFKA_TEMPLATE and isinstance(record.args, tuple):
+        kind = KAFKA_EVENT.fullmatch(str(record.args[0]))
+        return f"Kafka client: {kind.group()}" if kind else "Kafka client"
     if record.args:
         return template.partition("\n")[0]
     found = BEFORE_VALUES.match(template)

@@ -6,6 +6,7 @@ import base64
 import datetime as dt
 import io
 import json
+import math
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 
@@ -28,6 +29,7 @@ the graph fails on it."""
 
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 NO_JSON = "the payload is not JSON"
+TOO_LARGE = "the payload holds a whole number beyond 1.8e308, which is too large to be read"
 NO_OBJECT = "the payload is JSON, but no object of cells by column name"
 NO_AVRO = "the payload is no Avro record of the schema"
 NO_CONFLUENT = "the payload does not begin with the magic byte and the schema's number, as Confluent's wire format does"
@@ -35,6 +37,7 @@ NO_ARROW = "the payload is no Arrow IPC stream"
 MOST_ROWS = 100_000
 """Rows of an Arrow payload: a few hundred bytes may claim billions."""
 MANY_ROWS = f"the payload holds more than {MOST_ROWS:,} rows; send fewer at a time"
+LEAST_WHOLE, MOST_WHOLE, LONGEST_WHOLE = -(2**63), 2**64 - 1, 20
 _CONFLUENT_HEAD = 5
 
 
@@ -233,8 +236,23 @@ def _json_object(payload: bytes) -> Row:
 def _lenient(payload: bytes) -> Any:
     """JSON with `NaN` and infinities, as Python's own reader takes it."""
     try:
-        row = json.loads(payload.decode("utf-8-sig"))
+        row = json.loads(payload.decode("utf-8-sig"), parse_int=_whole)
         orjson.dumps(row)  # what cannot be written again, as half a surrogate pair, cannot be answered
+    except _TooLargeError:
+        raise ValueError(TOO_LARGE) from None
     except (ValueError, RecursionError, TypeError):
         raise ValueError(NO_JSON) from None
     return row
+
+
+class _TooLargeError(ValueError):
+    """A whole number is beyond what 64 bits can hold, floating-point or not."""
+
+
+def _whole(digits: str) -> int | float:
+    """A whole number as the quick reader has it: of 64 bits, or else a floating-point number."""
+    if math.isinf(number := float(digits)):
+        raise _TooLargeError
+    if len(digits) <= LONGEST_WHOLE and LEAST_WHOLE <= (whole := int(digits)) <= MOST_WHOLE:
+        return whole
+    return number

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 import select
-import tempfile
 from contextlib import suppress
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-import orjson
-
 from anomvae.errors import DataFileError, OutputError, StreamError
 from anomvae.streaming.contracts import Delivery, Origin, Place, Progress, Record
+from anomvae.streaming.file_locks import take
+from anomvae.streaming.file_progress import ProgressFile
+from anomvae.streaming.line_files import BLOCK, LineFiles, Lines, is_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     from anomvae.streaming.contracts import Outgoing
-
-LONGEST_LINE = 64 << 20
-"""Bytes of a line: what is longer is no record."""
-_BLOCK = 1 << 20
 
 
 class LineSource:
@@ -34,36 +29,38 @@ class LineSource:
     All files are one partition, so that assets go on from one to the next; a record's offset is the number of its line, from 0,
     counted through. Blank lines are no records. Of a pipe, whose lines are numbered anew by each process, records have digests.
 
-    With `progress`, a start goes on behind the lines that were answered: files may have grown, and others may have come behind
-    them. A last line that is neither ended nor JSON is still being written then, and left for the next start.
+    With `progress`, a start goes on behind the lines that were answered: files may have grown, any of them, and others may have
+    come behind them; what is new is read behind what was read before. A last line of a file that is neither ended nor JSON is
+    still being written then, and left for the next start.
 
     Args:
         name: Path or pattern, such as `day-*.jsonl`, whose files are read in the order of their names; `-`: standard input.
-        progress: File that remembers how far the stream is; None: it begins at the beginning.
+        progress: File that remembers how far the stream is; None: it begins at the beginning. No other process may use it at
+            the same time.
         pipe: What is read instead of standard input.
 
     Raises:
-        DataFileError: There is no such file, `progress` is of other files, or files that were read are there no longer.
+        DataFileError: There is no such file, it is a pipe or a folder, `progress` is of other files, or files that were read are
+            there no longer or were replaced.
+        OutputError: `progress` cannot be written, or another process uses it.
     """
 
     def __init__(self, name: str, *, progress: Path | None = None, pipe: BinaryIO | None = None) -> None:
-        self._name = name
-        self._files = [] if name == "-" else _files(name)
-        self._pipe = pipe
-        self._progress = progress
-        known, opened = (None, []) if progress is None else _read_progress(progress, name)
-        if progress is not None and opened != list(map(str, self._files[: len(opened)])):
-            raise DataFileError(
-                f"{progress} counts the lines of files that are no longer the first of {name}; bring them back, or remove it "
-                "to begin with the first line there is"
-            )
-        self._told: Progress | None = known or Progress(0, 0)
-        self._skip, self._least = self._told.replay_from, self._told.answered
-        self._opened = 0
-        self._blocks = self._read()
+        self._name, self._pipe = name, pipe
+        files = None if name == "-" else _files(name)
+        kept = self._progress = None if progress is None else ProgressFile(progress, name)
+        try:
+            known = None if kept is None else kept.read()
+            self._files = None if files is None else LineFiles(name, files, known, grows=kept is not None)
+        except BaseException:
+            if kept is not None:
+                kept.close()
+            raise
+        self._told: Progress | None = Progress(0, 0) if known is None else known.progress
+        self._skip = self._told.replay_from
+        self._line = 0 if known is None else known.line
+        self._blocks = self._read_pipe() if self._files is None else self._files.read()
         self._lines: Iterator[bytes] = iter(())
-        self._rest: list[bytes] = []
-        self._line = 0
         self._wait_s = 0.0
         self._ended = False
 
@@ -80,11 +77,11 @@ class LineSource:
         while not records and not self._ended:
             lines = list(islice(self._lines, most))
             if not lines:
-                if not self._next_block():
+                if not self._next_lines():
                     break
                 continue
             first, self._line = self._line, self._line + len(lines)
-            name, skip, piped = self._name, self._skip, not self._files
+            name, skip, piped = self._name, self._skip, self._files is None
             records = [
                 Record(line, Origin(name, 0, number), digest=_digest(number, line) if piped else None)
                 for number, line in enumerate(lines, first)
@@ -99,9 +96,8 @@ class LineSource:
             StreamError: It cannot be written.
         """
         found = progress.get(Place(self._name, 0))
-        if self._progress is not None and found is not None:
-            opened = list(map(str, self._files[: self._opened]))
-            _write_progress(self._progress, self._name, found, opened)
+        if self._progress is not None and self._files is not None and found is not None:
+            self._progress.write(self._files.remember(found))
 
     def lag(self) -> Mapping[Place, int]:
         """Nothing: the lines that lie ahead are not known."""
@@ -113,83 +109,58 @@ class LineSource:
         return True
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the files."""
         self._blocks.close()
+        if self._progress is not None:
+            self._progress.close()
 
-    def _next_block(self) -> bool:
-        """Whole lines of what comes next; False: nothing has come yet."""
-        block = next(self._blocks, None)
-        if block is None:
-            if self._progress is not None and self._rest and not _is_json(b"".join(self._rest)):
-                self._rest = []
-            self._ended = not self._rest
-            if self._ended and self._line < self._least:
-                raise StreamError(
-                    f"{self._name} has {self._line:,} lines, and {self._least:,} of it were answered before; if it was begun anew, "
-                    f"remove {self._progress}"
-                )
-            self._lines, self._rest = iter(self._rest and [b"".join(self._rest)]), []
-            return bool(not self._ended)
-        if not block:
-            return False
-        head, newline, rest = block.rpartition(b"\n")
-        if newline:
-            self._lines = iter(b"".join([*self._rest, head]).split(b"\n"))
-            self._rest = [rest] if rest else []
-        else:
-            self._rest.append(rest)
-            if sum(map(len, self._rest)) > LONGEST_LINE:
-                raise StreamError(f"line {self._line + 1:,} of {self._name} is longer than 64 MiB; is it JSON lines?")
-        return True
+    def _next_lines(self) -> bool:
+        """Whole lines of what comes next, or the end; False: nothing has come yet."""
+        try:
+            lines = next(self._blocks)
+        except StopIteration:
+            self._ended = True
+            return True
+        self._lines = iter(lines or ())
+        return lines is not None
 
-    def _read(self) -> Generator[bytes]:
-        """Blocks of bytes; empty ones while a pipe has none. Every file ends its last line."""
-        if not self._files:
-            yield from self._read_pipe()
-        for path in self._files:
-            self._opened += 1
-            last = b"\n"
-            try:
-                with path.open("rb", buffering=0) as file:
-                    while block := file.read(_BLOCK):
-                        yield block
-                        last = block[-1:]
-            except OSError as error:
-                raise StreamError(f"{path} cannot be read on: {error.strerror or 'the system refuses'}") from error
-            if last != b"\n" and path is not self._files[-1]:
-                yield b"\n"
-
-    def _read_pipe(self) -> Generator[bytes]:
-        pipe = 0 if self._pipe is None else self._pipe.fileno()
+    def _read_pipe(self) -> Generator[list[bytes] | None]:
+        """Lines, some at a time; None while there are none."""
+        pipe, lines = 0 if self._pipe is None else self._pipe.fileno(), Lines(self._name)
         while True:
             ready, _, _ = select.select([pipe], [], [], self._wait_s)
             if not ready:
-                yield b""
-            elif block := os.read(pipe, _BLOCK):
-                yield block
-            else:
-                return
+                yield None
+                continue
+            try:
+                block = os.read(pipe, BLOCK)
+            except OSError as error:
+                raise StreamError(f"the input cannot be read: {error.strerror or 'the system refuses'}") from error
+            if not block:
+                break
+            yield lines.feed(block)
+        if rest := lines.rest:
+            yield [rest]
 
 
 class FileSink:
     """Appends messages to a file, one a line; see :class:`~anomvae.streaming.contracts.Sink`.
 
-    A last line that a crash cut short is taken away first; what it said is answered again.
+    The file is this process's alone until it is closed. A last line that a crash cut short is taken away first; what it said is
+    answered again.
 
     Args:
-        path: The file; it is made if it is not there.
+        path: The file, or a device such as `/dev/null`; it is made if it is not there.
         durable: Whether a flush also waits for the disk.
 
     Raises:
-        OutputError: It cannot be opened.
+        OutputError: It cannot be opened, is a pipe or a folder, or another process writes it.
     """
 
     def __init__(self, path: Path, *, durable: bool = False) -> None:
-        self._path, self._durable = path, durable
+        self._path, self._durable, self._unsynced = path, durable, False
         try:
-            if path.exists():
-                _mend(path)
-            self._file = path.open("ab", buffering=_BLOCK)
+            self._file = _appended(path)
         except OSError as error:
             raise OutputError(f"{path} cannot be written: {error.strerror or 'the system refuses'}") from error
 
@@ -197,12 +168,14 @@ class FileSink:
         """See :class:`~anomvae.streaming.contracts.Sink`."""
         if messages:
             _do(self._path, lambda: self._file.write(_lines(messages)))
+            self._unsynced = self._durable
 
     def flush(self) -> None:
         """See :class:`~anomvae.streaming.contracts.Sink`."""
         _do(self._path, self._file.flush)
-        if self._durable:
+        if self._unsynced:
             _do(self._path, lambda: os.fsync(self._file.fileno()))
+            self._unsynced = False
 
     @property
     def healthy(self) -> bool:
@@ -273,6 +246,10 @@ def _files(name: str) -> list[Path]:
     if not found:
         raise DataFileError(f"there is no file {name}")
     for file in found:
+        if file.exists() and not file.is_file() and not file.is_dir():
+            raise DataFileError(
+                f"{file} is a pipe or a device, and no file; for what comes through a pipe write --from -"
+            )
         if not os.access(file, os.R_OK) or file.is_dir():
             raise DataFileError(
                 f"{file} is a folder or cannot be read; name a file of JSON lines, or a pattern of such"
@@ -280,47 +257,24 @@ def _files(name: str) -> list[Path]:
     return found
 
 
-def _read_progress(path: Path, name: str) -> tuple[Progress | None, list[str]]:
-    """How far the stream is, and the files that were opened for that."""
+def _appended(path: Path) -> BinaryIO:
+    """A file opened to append lines, taken and mended, or a device."""
+    is_device = path.is_char_device()
+    if path.exists() and not path.is_file() and not is_device:
+        raise OutputError(f"{path} is a pipe or a folder, and no file; to write through a pipe write - in its place")
+    file = path.open("ab", buffering=BLOCK)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found["source"] != name:
-            raise DataFileError(f"{path} remembers how far another source is; name another file, or remove it")
-        progress, opened = Progress(int(found["answered"]), int(found["replay_from"])), list(found["files"])
-    except FileNotFoundError:
-        return None, []
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataFileError(f"{path} does not say how far the stream is; name another file, or remove it") from error
-    return progress, opened
-
-
-def _write_progress(path: Path, name: str, progress: Progress, opened: Sequence[str]) -> None:
-    content = orjson.dumps(
-        {"source": name, "answered": progress.answered, "replay_from": progress.replay_from, "files": opened}
-    )
-    staging: str | None = None
-    try:
-        handle, staging = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        with open(handle, "wb") as file:  # noqa: PTH123  a handle has no path
-            file.write(content)
-        Path(staging).replace(path)
-    except OSError as error:
-        if staging is not None:
-            with suppress(OSError):
-                Path(staging).unlink()
-        raise StreamError(f"{path} cannot be written: {error.strerror or 'the system refuses'}") from error
+        if not is_device:
+            take(file.fileno(), path)
+            _mend(path)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def _digest(number: int, line: bytes) -> bytes:
     return blake2b(b"%d " % number + line, digest_size=16).digest()
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line)  # which knows NaN
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def _mend(path: Path) -> None:
@@ -329,13 +283,13 @@ def _mend(path: Path) -> None:
         start = size = file.seek(0, os.SEEK_END)
         tail = b""
         while start and b"\n" not in tail:
-            before, start = start, max(0, start - _BLOCK)
+            before, start = start, max(0, start - BLOCK)
             file.seek(start)
             tail = file.read(before - start) + tail
         last = tail.rpartition(b"\n")[2]
         if not last:
             return
-        if _is_json(last):
+        if is_json(last):
             file.seek(0, os.SEEK_END)
             file.write(b"\n")
         else:

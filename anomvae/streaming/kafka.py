@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -48,6 +49,10 @@ __all__ = [
 COMMON_OPTIONS = ("security", "sasl")
 SECURITY = ("plaintext", "ssl", "sasl_plaintext", "sasl_ssl")
 SASL = ("plain", "scram-sha-256", "scram-sha-512")
+SLICE_S = 0.5
+"""Longest time in the client at a stretch, so that signals are heard."""
+PROBE_S = 1.0
+"""How often a cluster that is gone is looked for while there is nothing to read or send, in seconds."""
 LOGGER = "confluent_kafka"
 """Name of the logger through which the client tells what it does; the composition root decides where that goes."""
 
@@ -209,6 +214,7 @@ class Link:
         self._address, self._log = address, log
         self._met = False
         self._fatal: StreamError | None = None
+        self._looked_s = 0.0
 
     def met(self) -> None:
         """The cluster answered."""
@@ -227,6 +233,24 @@ class Link:
             self.up = False
         else:
             self._log.warning("kafka error", address=str(self._address), error=error.name())
+
+    def look(self, client: Consumer | Producer, topic: str, *, at_once: bool = False) -> None:
+        """Asks a cluster that was gone whether it has a topic again: nothing else would tell while nothing is read or sent.
+
+        Args:
+            client: Asks, for half a second at most.
+            topic: The topic.
+            at_once: Whether to ask however short a time ago it was asked last.
+        """
+        if self.up or (not at_once and time.monotonic() - self._looked_s < PROBE_S):
+            return
+        self._looked_s = time.monotonic()
+        try:
+            found = client.list_topics(topic, timeout=SLICE_S).topics.get(topic)
+        except KafkaException:
+            return
+        if found is not None and found.error is None:
+            self.met()
 
     def check(self) -> None:
         """Raises what ended the stream, if something did.

@@ -23,12 +23,17 @@ class Partitions:
         waiting: Partitions that wait to begin; with the progress to begin at where that is known without asking.
         due: Offset of the next record of each that is read.
         asked: Offset at which it was to begin, until its first record.
+        ends: End of the log of each that was read to it; beyond `due` where the last offsets hold marks of transactions, which
+            are no records.
+        committed: Last commit of each since it began.
     """
 
     topic: str
     waiting: dict[int, Progress | None] = field(default_factory=dict)
     due: dict[int, int] = field(default_factory=dict)
     asked: dict[int, int] = field(default_factory=dict)
+    ends: dict[int, int] = field(default_factory=dict)
+    committed: dict[int, Progress] = field(default_factory=dict)
     _fresh: dict[Place, Progress] = field(default_factory=dict)
     _gone: list[Place] = field(default_factory=list)
 
@@ -76,6 +81,28 @@ class Partitions:
         self.due[partition] = offset + 1
         self.asked.pop(partition, None)
 
+    def reached(self, partition: int, end: int) -> bool:
+        """All that lies before the end of the log has been delivered.
+
+        Returns:
+            Whether that is further than its last commit, and no record waits for an answer between them.
+        """
+        if partition not in self.due:
+            return False  # taken from us meanwhile
+        self.ends[partition] = end
+        last = self.committed.get(partition)
+        return last is not None and self.passing(partition, last) != last
+
+    def passing(self, partition: int, progress: Progress) -> Progress:
+        """The progress to commit: where all that was delivered is answered, up to the end of the log."""
+        end = self.ends.get(partition, 0)
+        ahead = progress.answered == self.due.get(partition) and progress.answered < end
+        return Progress(end, progress.replay_from) if ahead else progress
+
+    def left(self, partition: int, high: int) -> int:
+        """Offsets between what was delivered and the end of the log as it was last heard of."""
+        return max(0, high - max(self.due[partition], self.ends.get(partition, 0)))
+
     def owns(self, place: Place) -> bool:
         """Whether the place is one of those being read."""
         return place.topic == self.topic and place.partition in self.due
@@ -88,6 +115,7 @@ class Partitions:
 
     def _stop(self, partition: int) -> None:
         del self.due[partition]
-        self.asked.pop(partition, None)
+        for known in (self.asked, self.ends, self.committed):
+            known.pop(partition, None)
         if self._fresh.pop(self.place(partition), None) is None:  # else the caller never heard of it
             self._gone.append(self.place(partition))

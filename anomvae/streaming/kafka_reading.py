@@ -58,6 +58,7 @@ class Reading:
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",  # only where an offset has left the log: starts are given by number
             "isolation.level": "read_committed",
+            "enable.partition.eof": True,  # by which alone one knows that no record, but marks of transactions, are left
             "partition.assignment.strategy": "cooperative-sticky",
             "session.timeout.ms": session_ms,
             "heartbeat.interval.ms": max(100, min(3000, session_ms // 5)),

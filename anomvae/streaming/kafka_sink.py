@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from anomvae.errors import SettingError
 from anomvae.streaming.kafka import (
     COMMON_OPTIONS,
+    SLICE_S,
     Cluster,
     KafkaError,
     KafkaException,
@@ -43,10 +45,10 @@ UNSENDABLE = frozenset(
 """What is wrong with a message, or with where it goes, however often it is sent."""
 ANY_PARTITION = -1
 """As the partitioner has it."""
-SLICE_S = 0.5
-"""Longest time in the client at a stretch, so that signals are heard."""
-PROBE_S = 1.0
-"""How often a cluster that is gone is looked for while there is nothing to send, in seconds."""
+LOOKUP_S = 3.0
+"""Longest wait for an answer about a topic at the start."""
+CREATED_S = 5.0
+"""How long a cluster that makes topics when they are first asked for may take to do so."""
 
 
 def sink_settings(address: Address) -> dict[str, Any]:
@@ -86,7 +88,7 @@ class Outbox:
         self._cluster, self._settings = cluster, settings
         self._failures: list[KafkaError] = []
         self._transactional = "transactional.id" in settings
-        self._probed_s, self._asked = 0.0, 0
+        self._asked = 0
         self.producer = self._opened()
 
     def renew(self) -> None:
@@ -122,9 +124,31 @@ class Outbox:
         if refused:
             self._failures.clear()
             raise self.link.gone(refused[0])
-        if self.sent != self._asked:  # after messages the cluster is asked at once, idle ones ask it now and then
-            self._asked, self._probed_s = self.sent, 0.0
-        self._look()
+        # All is acknowledged. If that was nothing, a cluster that was gone may still be.
+        self.link.look(self.producer, self._cluster.address.name, at_once=self.sent != self._asked)
+        self._asked = self.sent
+
+    def find(self, topic: str) -> None:
+        """Looks whether there is a topic, so that a mistyped one is told at the start, and not by the first message to it.
+
+        A cluster that does not answer soon, or may not tell us, is no obstacle: messages will show.
+
+        Raises:
+            SettingError: The cluster says that there is none, and makes none.
+        """
+        end_s = time.monotonic() + CREATED_S
+        while True:
+            try:
+                found = self.producer.list_topics(topic, timeout=LOOKUP_S).topics.get(topic)
+            except KafkaException:
+                return
+            if found is None or found.error is None or found.error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                return
+            if time.monotonic() >= end_s:
+                raise SettingError(
+                    f"{self._cluster.address}: the cluster has no topic {topic!r} and makes none; create it, or mend its name"
+                )
+            time.sleep(SLICE_S)
 
     def take_failures(self) -> list[KafkaError]:
         """Why messages failed since the last call."""
@@ -162,17 +186,6 @@ class Outbox:
             self._failures.append(error)
             self.link.heed(error)
 
-    def _look(self) -> None:
-        """All is acknowledged. If that was nothing, a cluster that was gone may still be."""
-        if self.link.up or time.monotonic() - self._probed_s < PROBE_S:
-            return
-        self._probed_s = time.monotonic()
-        try:
-            self.producer.list_topics(self._cluster.address.name, timeout=SLICE_S)
-        except KafkaException:
-            return
-        self.link.met()
-
 
 class KafkaSink:
     """Sends to one topic (a :class:`~anomvae.streaming.contracts.Sink`). Messages of a key stay in the order they were sent.
@@ -190,9 +203,11 @@ class KafkaSink:
         """A sink with a producer of its own.
 
         Raises:
-            SettingError: The address or the credentials cannot be used.
+            SettingError: The address or the credentials cannot be used, or there is no such topic.
         """
-        return cls(Outbox(cluster, sink_settings(cluster.address), log), cluster.address.name)
+        outbox = Outbox(cluster, sink_settings(cluster.address), log)
+        outbox.find(cluster.address.name)
+        return cls(outbox, cluster.address.name)
 
     @property
     def healthy(self) -> bool:

@@ -95,6 +95,8 @@ class KafkaSource:
         self._begin()
         self._hold(most == 0)
         records = self._records(self._messages(most, wait_s))
+        if not records:
+            self._link.look(self._consumer, self._topic)
         self._link.check()
         assigned, revoked = self._mine.tell()
         return Delivery(records, assigned, revoked)
@@ -108,12 +110,15 @@ class KafkaSource:
         self._pay({**self._owed, **progress})
 
     def lag(self) -> dict[Place, int]:
-        """Records between the next one to deliver and the end of the log, as of the last fetch."""
+        """Records between the next one to deliver and the end of the log, as of the last fetch; 0 once that was reached.
+
+        Until then offsets count that hold no record: marks of transactions, and what was compacted.
+        """
         lag = {}
-        for partition, due in self._mine.due.items():
+        for partition in self._mine.due:
             _, high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), cached=True)
             if high >= 0:
-                lag[self._mine.place(partition)] = max(0, high - due)
+                lag[self._mine.place(partition)] = self._mine.left(partition, high)
         return lag
 
     def close(self) -> None:
@@ -126,7 +131,7 @@ class KafkaSource:
 
     def offsets(self, progress: Mapping[Place, Progress]) -> list[TopicPartition] | None:
         """What a transaction commits; None: some of it is no longer ours."""
-        return _offsets(progress) if all(self._mine.owns(place) for place in progress) else None
+        return _offsets(self._passing(progress)) if all(self._mine.owns(place) for place in progress) else None
 
     def membership(self) -> Any | None:
         """What a transaction shows the group's coordinator, so that it refuses a member that was given up (KIP-447).
@@ -229,11 +234,11 @@ class KafkaSource:
         anew: set[int] = set()
         for message in messages:
             error = message.error()
-            if error is not None:
-                self._link.heed(error)
-                continue
             partition: Any = message.partition()
             offset: Any = message.offset()
+            if error is not None:
+                self._heed(error, partition, offset)
+                continue
             if offset == dues.get(partition) and partition not in mine.asked:
                 dues[partition] = offset + 1
             elif not self._passed(partition, offset, anew):
@@ -242,6 +247,15 @@ class KafkaSource:
         if records:
             self._link.met()
         return [each for each in records if each.origin.partition not in anew] if anew else records
+
+    def _heed(self, error: KafkaError, partition: int, offset: int) -> None:
+        """Takes in what came in place of a record."""
+        if error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 - the library's name
+            self._link.heed(error)
+            return
+        self._link.met()
+        if self._mine.reached(partition, offset):  # so that others too, who know offsets only, see no lag
+            self._owed[self._mine.place(partition)] = self._mine.committed[partition]
 
     def _passed(self, partition: int, offset: int, anew: set[int]) -> bool:
         """Whether a record that may not be the next of its partition is to be delivered; it has been passed then."""
@@ -275,7 +289,7 @@ class KafkaSource:
     # Commits.
 
     def _pay(self, progress: Mapping[Place, Progress]) -> None:
-        owed = {place: each for place, each in progress.items() if self._mine.owns(place)}
+        owed = self._passing({place: each for place, each in progress.items() if self._mine.owns(place)})
         self._owed = {}
         if not owed:
             return
@@ -290,6 +304,10 @@ class KafkaSource:
             self._link.heed(told)
         else:
             self._link.met()
+            self._mine.committed |= {place.partition: each for place, each in owed.items()}
+
+    def _passing(self, progress: Mapping[Place, Progress]) -> dict[Place, Progress]:
+        return {place: self._mine.passing(place.partition, each) for place, each in progress.items()}
 
 
 def _sound(partitions: list[TopicPartition]) -> list[TopicPartition]:

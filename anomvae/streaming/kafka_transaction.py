@@ -79,7 +79,13 @@ class KafkaTransaction:
             self._check_cluster()
 
     def sink(self, topic: str) -> KafkaSink:
-        """A sink whose messages belong to the transaction."""
+        """A sink whose messages belong to the transaction.
+
+        Raises:
+            SettingError: There is no such topic.
+        """
+        if self._entered:  # else the cluster is away
+            self._outbox.find(topic)
         return KafkaSink(self._outbox, topic)
 
     @property

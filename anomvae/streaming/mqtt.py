@@ -101,7 +101,7 @@ class MqttBroker:
         password: Its password; never shown.
         tls: How to encrypt; None: not at all.
         keepalive_s: After so many silent seconds each side asks whether the other is still there.
-        patience_s: How long to go on trying at the start, when no connection has stood yet, seconds.
+        patience_s: How long to go on trying at the start, when no connection has stood yet, seconds; later without end.
         back_off: Pauses between attempts.
     """
 
@@ -205,7 +205,8 @@ class MqttPublication:
         retain: Whether the broker keeps the last message of each topic for later subscribers.
         in_flight: Most messages unacknowledged at a time; the broker's own limit counts if it is lower.
         queued: Most messages unacknowledged or waiting; `send` blocks at that.
-        give_up_s: Messages that wait so long without any being acknowledged are held undeliverable; seconds.
+        give_up_s: Messages that wait so long for a broker that is there, without any being acknowledged, are held undeliverable;
+            seconds. One that is away is waited for.
     """
 
     topic: str
@@ -243,6 +244,20 @@ class MqttPublication:
                 f"{name[:200].replace('/', '%2F')}%~{blake2b(key, digest_size=8).hexdigest()}"  # no other has a lone %
             )
         return self.topic.replace(KEY, name)
+
+
+def session_name(name: str, topic_filter: str) -> str:
+    """A client id that is the same from run to run, and another for another filter.
+
+    Args:
+        name: What the session is for.
+        topic_filter: What it subscribes to.
+
+    Example:
+        >>> session_name("anomvae-pumps", "plant/+/values")
+        'anomvae-pumps-1c108576'
+    """
+    return f"{name}-{blake2b(topic_filter.encode(), digest_size=4).hexdigest()}"
 
 
 def check_topic(topic: str, what: str) -> None:

@@ -20,6 +20,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from anomvae.errors import AnomvaeError, SettingError, StreamError
+from anomvae.streaming.mqtt_outages import LOST, Outages
 from anomvae.streaming.mqtt_reasons import ADVICE, PASSING
 from anomvae.streaming.mqtt_tls import tls_context
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from paho.mqtt.reasoncodes import ReasonCode
 
+    from anomvae.observability.logs import Log
     from anomvae.streaming.mqtt import MqttBroker
 
 CONNECT_S = 10.0
@@ -36,8 +38,6 @@ TURN_S = 0.5
 """Longest sleep of the network thread."""
 GOODBYE_S = 3.0
 """Longest time that leaving in good order may take."""
-LOST = "connection lost"
-LOST_SOON = f"{LOST} soon after it stood; if this goes on, another client uses the client id, or a message is too large"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,26 +86,36 @@ class Link:
         broker: Where it is.
         session: Who the link is.
         endpoint: What is done over it.
-        rng: Draws the jitter of the pauses.
+        log: Told when the connection goes and comes, once each; None: nobody is.
+        stopping: Whether the stream has been told to stop; None: it never is.
 
     Attributes:
         changed: Guards what the network thread shares with the caller's, and tells of changes.
         connected: Whether a connection stands.
         trouble: Why the last connection or attempt ended.
+        unreached_s: When an attempt to connect failed last, by `time.monotonic`.
 
     Raises:
         SettingError: A file for TLS cannot be used.
     """
 
     def __init__(
-        self, broker: MqttBroker, session: Session, endpoint: Endpoint, rng: random.Random | None = None
+        self,
+        broker: MqttBroker,
+        session: Session,
+        endpoint: Endpoint,
+        log: Log | None = None,
+        stopping: Callable[[], bool] | None = None,
     ) -> None:
         self.changed = threading.Condition()
         self.connected = False
         self.trouble: str | None = None
+        self.unreached_s = 0.0
+        self._outages = Outages(broker.address, session.client_id, log)
+        self._stopping = stopping or (lambda: False)
         self._broker, self._session, self._endpoint = broker, session, endpoint
         self._tls = None if broker.tls is None else tls_context(broker.tls)
-        self._random = rng or random.Random()  # noqa: S311  jitter
+        self._random = random.Random()  # noqa: S311  jitter
         self._accepted = self._ready = False
         self._failure: AnomvaeError | None = None
         self._leaving = threading.Event()
@@ -115,17 +125,19 @@ class Link:
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
 
     def open(self) -> None:
-        """Starts, and returns once the endpoint is :meth:`ready`.
+        """Starts, and returns once the endpoint is :meth:`ready`, or the stream has been told to stop.
 
         Raises:
             SettingError: The broker refuses what it is asked, or its certificate is not trusted.
             StreamError: No broker answered in time.
         """
         self._thread.start()
+        give_up_s = monotonic() + self._broker.patience_s
         with self.changed:
-            self.changed.wait_for(lambda: self._ready or self._failure is not None, self._broker.patience_s)
+            while not (self._ready or self.failed or self._stopping()) and (left_s := give_up_s - monotonic()) > 0.0:
+                self.changed.wait(min(TURN_S, left_s))
             ready = self._ready
-        if not ready:
+        if not ready and (self.failed or not self._stopping()):
             why = f" ({self.trouble})" if self.trouble else ""
             self.fail(
                 f"no MQTT broker answers at {self._broker.address}{why}; check the address and whether it runs",
@@ -194,9 +206,13 @@ class Link:
                 began_s = monotonic()
                 accepted = self._connection()
                 stood = accepted and monotonic() - began_s >= self._broker.back_off.most_s
-                if accepted and not stood and self.trouble == LOST:
-                    self.trouble = LOST_SOON
                 attempt = 0 if stood else attempt + 1
+                self.trouble = self._outages.reason(self.trouble, accepted=accepted, stood=stood)
+                if not accepted:
+                    self.unreached_s = monotonic()
+                if self._leaving.is_set():
+                    return
+                self._outages.away(self.trouble)
                 self._leaving.wait(self._broker.back_off.pause_s(attempt, self._random))
         except Exception as error:  # noqa: BLE001  whoever waits for this thread must learn that it is gone
             self.fail(f"the link to the MQTT broker broke with {type(error).__name__}", StreamError)
@@ -329,6 +345,7 @@ class Link:
         with self.changed:
             self.connected = self._accepted = True
             self.trouble = None
+        self._outages.back()
         self._say(client, "online")
         self._endpoint.connected(client, flags.session_present, properties or new_properties(PacketTypes.CONNACK))
 

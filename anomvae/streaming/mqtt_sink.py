@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from paho.mqtt.properties import Properties
     from paho.mqtt.reasoncodes import ReasonCode
 
+    from anomvae.observability.logs import Log
     from anomvae.streaming.contracts import Headers, Outgoing
     from anomvae.streaming.mqtt import MqttBroker, MqttPublication
 
@@ -38,18 +39,27 @@ class MqttSink:
     """Writes with QoS 1; see :class:`~anomvae.streaming.contracts.Sink`.
 
     What the broker has not acknowledged when a connection breaks is sent again, in order, on the next one: nothing is lost, and
-    a message may come twice. Headers become user properties.
+    a message may come twice. A broker that is away is waited for as long as it takes; one that is there and acknowledges
+    nothing for long (a message is larger than it takes) is not. Headers become user properties.
 
     Args:
         broker: Where it is.
         publication: Where to, and how much at a time.
+        log: Told when the connection goes and comes; None: nobody is.
+        stopping: Whether the stream has been told to stop, for which the first connection is waited for no longer.
 
     Raises:
         SettingError: The broker refuses the connection, or its certificate is not trusted.
         StreamError: No broker answered in time.
     """
 
-    def __init__(self, broker: MqttBroker, publication: MqttPublication) -> None:
+    def __init__(
+        self,
+        broker: MqttBroker,
+        publication: MqttPublication,
+        log: Log | None = None,
+        stopping: Callable[[], bool] | None = None,
+    ) -> None:
         self._publication = publication
         self._waiting: deque[Letter] = deque()
         self._unacknowledged: OrderedDict[int, Letter] = OrderedDict()
@@ -57,7 +67,7 @@ class MqttSink:
         self._largest = LARGEST_PACKET
         self._moved_s = monotonic()
         self._told = False
-        self._link = Link(broker, Session(client_id=publication.client_id), self)
+        self._link = Link(broker, Session(client_id=publication.client_id), self, log, stopping)
         self._link.open()
 
     def send(self, messages: Sequence[Outgoing]) -> None:
@@ -84,7 +94,7 @@ class MqttSink:
         """Waits until the broker has acknowledged all that was sent.
 
         Raises:
-            StreamError: It refuses a message, or acknowledges none for too long.
+            StreamError: It refuses a message, or is there and acknowledges none for too long.
         """
         self._wait(lambda: not self._outstanding())
         self._check()
@@ -111,10 +121,11 @@ class MqttSink:
         return len(self._waiting) + len(self._unacknowledged)
 
     def _wait(self, until: Callable[[], bool]) -> None:
-        """Waits for a condition, a failure or too long without any acknowledgement."""
+        """Waits for a condition, a failure or a broker that is there and acknowledges nothing for too long."""
         with self._link.changed:
             while not (until() or self._link.failed):
-                left_s = self._moved_s + self._publication.give_up_s - monotonic()
+                since_s = max(self._moved_s, self._link.unreached_s)
+                left_s = since_s + self._publication.give_up_s - monotonic()
                 if left_s <= 0.0:
                     why = f" ({self._link.trouble})" if self._link.trouble else ""
                     self._link.fail(

@@ -13,12 +13,13 @@ from anomvae.streaming.mqtt_client import Link, Session
 from anomvae.streaming.mqtt_receipts import Receipts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from paho.mqtt.client import Client, MQTTMessage
     from paho.mqtt.properties import Properties
     from paho.mqtt.reasoncodes import ReasonCode
 
+    from anomvae.observability.logs import Log
     from anomvae.streaming.contracts import Headers
     from anomvae.streaming.mqtt import MqttBroker, MqttSubscription
 
@@ -43,13 +44,21 @@ class MqttSource:
     Args:
         broker: Where it is.
         subscription: What is read.
+        log: Told when the connection goes and comes; None: nobody is.
+        stopping: Whether the stream has been told to stop, for which the first connection is waited for no longer.
 
     Raises:
         SettingError: The broker refuses the connection or the filter, or its certificate is not trusted.
         StreamError: No broker answered in time.
     """
 
-    def __init__(self, broker: MqttBroker, subscription: MqttSubscription) -> None:
+    def __init__(
+        self,
+        broker: MqttBroker,
+        subscription: MqttSubscription,
+        log: Log | None = None,
+        stopping: Callable[[], bool] | None = None,
+    ) -> None:
         self._subscription = subscription
         self._place = Place(subscription.topic_filter, 0)
         self._told = False
@@ -62,7 +71,7 @@ class MqttSource:
             receive_maximum=subscription.receive_maximum,
             status_topic=subscription.status_topic,
         )
-        self._link = Link(broker, session, self)
+        self._link = Link(broker, session, self, log, stopping)
         self._link.open()
 
     def poll(self, most: int, wait_s: float) -> Delivery:

@@ -42,7 +42,7 @@ class Sinks:
 
 
 class Turn(NamedTuple):
-    """A turn of the pump that brought records.
+    """A turn of the pump that brought records, or the end of the stream and of events that were open.
 
     Attributes:
         answered: What they came to.
@@ -63,7 +63,7 @@ class Listener(Protocol):
     """Who is told what the pump does; called on the pump's thread."""
 
     def turn(self, turn: Turn) -> None:
-        """A batch of records was answered and sent."""
+        """A batch of records, or what the end of the stream ended, was answered and sent."""
         ...
 
     def skipped(self, origin: Origin, reason: str) -> None:
@@ -165,11 +165,9 @@ class Pump:
         if delivery.records:
             self._take(delivery.records, time.monotonic() - started)
         else:
-            self._settle()
+            self._rest()
         if delivery.ended:
-            self._settle()
-            self._deliver(self._lane.finish(), {})
-            self._settle()
+            self._finish()
         return not delivery.ended
 
     def _follow(self, delivery: Delivery) -> None:
@@ -183,6 +181,27 @@ class Pump:
                 self._behind[place] = progress.answered
         if self._listener is not None:
             self._listener.partitions(list(delivery.assigned), list(delivery.revoked))
+
+    def _rest(self) -> None:
+        """Nothing came: what was sent is settled, and sinks are asked all the same, so that they notice whether they are cut off.
+
+        Within transactions source and sinks lie on one cluster, and the source notices.
+        """
+        if self._unsettled:
+            self._settle()
+        elif self._sinks.transaction is None:
+            self._flush()
+
+    def _finish(self) -> None:
+        """The stream has ended, and with it what is open."""
+        self._settle()
+        started = time.monotonic()
+        answered = self._lane.finish()
+        finished = time.monotonic()
+        self._deliver(answered, {})
+        self._settle()
+        if answered.events and self._listener is not None:
+            self._listener.turn(Turn(answered, 0, 0.0, finished - started, time.monotonic() - finished))
 
     def _take(self, records: Sequence[Record], poll_s: float) -> None:
         started = time.monotonic()

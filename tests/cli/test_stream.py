@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
+import anomvae
 from tests.streamed import (
     WINDOW,
     Streaming,
@@ -191,6 +196,48 @@ def test_settings_come_from_flags_before_variables_before_the_file(cli: Cli, tmp
     assert not (tmp_path / "other.jsonl").exists()
 
 
+def closed(redirection: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """A stream to whom a shell has closed a standard stream."""
+    command = shlex.join(
+        [sys.executable, "-m", "anomvae", "stream", "--model", *map(str, (pumps().folder, *arguments))]
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(anomvae.__file__).parents[1])}
+    shell = ["sh", "-c", f"{command} {redirection}"]
+    return subprocess.run(shell, capture_output=True, text=True, timeout=60, env=environment, check=False)
+
+
+def test_a_standard_stream_that_is_closed_is_told_in_one_sentence() -> None:
+    for redirection, sentence in (
+        ("<&-", "--from is -, and standard input is closed"),
+        (">&-", "--to is -, and standard output is closed"),
+    ):
+        ended = closed(redirection, "--from", "-", "--to", "-")
+        assert ended.returncode == 2
+        assert ended.stderr.splitlines()[-1].startswith(f"error: {sentence}")
+
+
+def test_without_standard_error_it_answers_all_the_same_and_nothing_is_logged_into_its_files(tmp_path: Path) -> None:
+    rows, (into, out) = pump_rows(20), (tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    into.write_bytes(lines(rows) + b"no JSON\n")
+    assert closed("<&- >&- 2>&-", "--from", into, "--to", out).returncode == 0
+    assert [answer["i"] for answer in answers(out.read_bytes())] == list(range(40))
+    assert closed("2>&-", "--from", tmp_path / "none", "--to", out).returncode == 2
+
+
+def test_two_processes_on_the_same_files_do_not_run_at_once(cli: Cli, tmp_path: Path) -> None:
+    into, out, progress = tmp_path / "in.jsonl", tmp_path / "out.jsonl", tmp_path / "progress.json"
+    into.write_bytes(lines(pump_rows(20)))
+    with Streaming("--model", pumps().folder, "--from", "-", "--to", out) as stream:
+        stream.wait_for("streaming")
+        ended = cli("stream", "--model", pumps().folder, "--from", into, "--to", out, "--progress", progress)
+        assert ended.code == 2
+        assert ended.err.splitlines()[-1].startswith(f"error: another process of anomvae writes {out}")
+        assert stream.end() == 0
+    ended = cli("stream", "--model", pumps().folder, "--from", into, "--to", out, "--progress", progress)
+    assert ended.code == 0, ended.err
+    assert len(answers(out.read_bytes())) == 40
+
+
 WRONG = [
     ((), "a stream needs --model"),
     (("--model", "m", "--to", "-"), "a stream needs --from"),
@@ -198,6 +245,11 @@ WRONG = [
     (("--from", "in.jsonl", "--to", "./in.jsonl"), "--to leads back to --from"),
     (("--from", "kafka://a/t", "--to", "kafka://a/t"), "--to leads back to --from"),
     (("--from", "mqtt://a/x/+/#", "--to", "mqtt://a/x/{key}/y"), "--to leads back to --from"),
+    (("--from", "*.jsonl", "--to", "out.jsonl"), "--to leads back to --from"),
+    (("--from", "in*", "--to", "out.jsonl", "--dead-letter", "./indeed"), "--dead-letter leads back to --from"),
+    (("--from", "in*", "--to", "out.jsonl", "--progress", "in.progress"), "--progress leads back to --from"),
+    (("--from", "in.jsonl", "--to", "out.jsonl", "--progress", "out.jsonl"), "--progress names a file that is written"),
+    (("--from", "/dev/null", "--to", "out.jsonl"), "/dev/null is a pipe or a device, and no file"),
     (("--to", "out.jsonl", "--dead-letter", "out.jsonl"), "--dead-letter names a file that is written already"),
     (("--exactly-once",), "--exactly-once is for streams from Kafka, and this one comes from standard input"),
     (
@@ -214,6 +266,7 @@ WRONG = [
     (("--quiet", "3"), "--quiet is about events"),
     (("--events-to", "e"), "--events-to is about events"),
     (("--top", "-1"), "--top is -1"),
+    (("--follow-model", "1e10"), "--follow-model is 10000000000.0; it must be 0 to 604,800"),
     (("--start", "middle"), "--start is 'middle'; it must be earliest or latest"),
     (("--log-format", "xml"), "--log-format is 'xml'"),
     (("--from", "kafka://u:s3cret@a/t"), "holds a password"),
@@ -248,6 +301,11 @@ CONFIGS = [
     ("top = 'three'", "top in bad.toml must be a whole number"),
     ("[credentials.sideways]\nuser = 'x'", "credentials of 'sideways'"),
     ("[credentials.from]\npasword = 's3cret'", "unknown key 'pasword'"),
+    (
+        "[credentials.to]\npasword = 's3cret'",
+        "[credentials.to] in bad.toml has the unknown key 'pasword'; it takes password",
+    ),
+    ("[credentials.dead-letter]\nxyz = 's3cret'", "unknown key 'xyz'; it takes user, password, ca_file"),
     ("[kafka]\n'linger.ms' = 3", "no end of the stream is Kafka"),
     ("top =", "is not TOML"),
 ]

@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import shutil
 import signal
+import threading
+import urllib.error
+import urllib.request
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,6 +139,24 @@ def test_from_mqtt_to_mqtt_the_topic_names_the_asset(tmp_path: Path) -> None:
     assert sorted(answer["i"] for answer in found) == list(range(80))
     assert_same(found, expected(rows))
     assert [orjson.loads(each.payload)["status"] for each in states] == ["online", "offline"]
+
+
+def test_while_a_broker_is_away_at_the_start_health_says_so_and_a_stop_is_heeded(log: Log, told: io.StringIO) -> None:
+    mosquitto = pytest.importorskip("tests.streaming.mosquitto")
+    asked = settings(source=f"mqtt://127.0.0.1:{mosquitto.free_port()}/plant/+/values", metrics_port=0)
+    stream = Stream(asked, find_model, {}, log)
+    thread = threading.Thread(target=stream.run)
+    thread.start()
+    until(lambda: "mqtt unreachable" in told.getvalue(), "the trouble is told")
+    with pytest.raises(urllib.error.HTTPError, match="503"):
+        urllib.request.urlopen(f"http://127.0.0.1:{stream.port}/health", timeout=5)
+    urllib.request.urlopen(f"http://127.0.0.1:{stream.port}/health/live", timeout=5).close()
+    stream.stop()
+    thread.join(10.0)
+    assert not thread.is_alive()
+    (lost,) = [event for event in events_of(told) if event["event"] == "mqtt unreachable"]
+    assert (lost["reason"], lost["client_id"][:14]) == ("connection refused", "anomvae-pumps-")
+    assert events_of(told)[-1]["event"] == "stream stopped"
 
 
 # Settings and ends.

@@ -277,6 +277,17 @@ def test_warnings_of_libraries_are_told_without_values() -> None:
     assert "secret" not in written.stream.getvalue()
 
 
+def test_what_the_kafka_client_says_is_named_by_its_kind() -> None:
+    written = Written()
+    with library_records(written.log, ["confluent_kafka"]):
+        client = logging.getLogger("confluent_kafka")
+        client.error("%s [%s] %s", "FAIL", "rdkafka#producer-1", "[thrd:secret:9092/bootstrap]: Connection refused")
+        client.error("%s [%s] %s", "secret key", "rdkafka#producer-1", "secret")
+        client.warning("%s has no (secret)", "secret")
+    assert [told["event"] for told in written.events] == ["Kafka client: FAIL", "Kafka client", "%s has no (secret)"]
+    assert written.stream.getvalue().count("secret") == 1
+
+
 def test_an_exception_in_a_library_is_told_by_type_and_place() -> None:
     def read_cell(cell: str) -> float:
         return float(cell)

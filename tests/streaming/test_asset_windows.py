@@ -157,7 +157,9 @@ def test_windows_are_those_of_the_rule_however_rows_are_batched(rows: list[Row],
     same(found, by_the_rule(rows))
 
 
-@given(streams(apart=ANY) | streams(apart=SET_BACK), cuts, st.sampled_from([4.0, 6.0, 10.0]), st.sampled_from([4, 8, 20]))
+@given(
+    streams(apart=ANY) | streams(apart=SET_BACK), cuts, st.sampled_from([4.0, 6.0, 10.0]), st.sampled_from([4, 8, 20])
+)
 @settings(max_examples=60, deadline=None)
 def test_assets_are_forgotten_by_the_rule_however_rows_are_batched(
     rows: list[Row], cuts: list[int], idle_s: float, max_replay: int

@@ -267,3 +267,14 @@ def test_what_many_rows_lack_alike_is_found_out_once_and_a_million_fields_are_no
 def test_dates_of_a_far_year_are_no_milliseconds() -> None:
     cells = ["9999-12-31T00:00:00Z", dt.datetime(9999, 12, 31, tzinfo=dt.UTC), "253402214400000"]
     assert times_of(cells).tolist() == [253402214400.0] * 3
+
+
+def test_whole_numbers_are_read_up_to_what_64_bits_hold_and_larger_ones_are_named() -> None:
+    for digits in ("9" * 20, "-" + "9" * 30, "1" * 308, str(2**64 - 1), str(-(2**63)), "7"):
+        (quick,) = make_codec("json").decode([f'{{"a": {digits}}}'.encode()]).rows
+        (lenient,) = make_codec("json").decode([f'{{"a": {digits}, "b": NaN}}'.encode()]).rows
+        assert (lenient["a"], type(lenient["a"])) == (quick["a"], type(quick["a"]))
+    for digits in ("1" * 400, "-" + "1" * 400, "1" * 5000):
+        ((record, cause, reason),) = make_codec("json").decode([f'{{"a": {digits}}}'.encode()]).bad
+        assert (record, cause) == (0, "format")
+        assert "whole number beyond 1.8e308" in reason

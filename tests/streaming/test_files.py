@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import orjson
 import pytest
@@ -12,15 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from anomvae.errors import DataFileError, OutputError, StreamError
-from anomvae.streaming import files
+from anomvae.streaming import files, line_files
 from anomvae.streaming.contracts import Outgoing, Place, Progress, Record, Source
 from anomvae.streaming.files import FileSink, LineSource, PipeSink
 from anomvae.streaming.pump import Pump, Sinks
 from anomvae.streaming.settings import PumpSettings
 from tests.streaming.toys import toy_lane
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def drain(source: Source, most: int = 3) -> list[Record]:
@@ -59,7 +56,7 @@ def test_files_of_a_pattern_are_one_stream_in_the_order_of_their_names(tmp_path:
 def test_no_line_is_lost_or_cut_whatever_the_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[bytes], block: int, most: int
 ) -> None:
-    monkeypatch.setattr(files, "_BLOCK", block)
+    monkeypatch.setattr(line_files, "BLOCK", block)
     path = tmp_path / "any.jsonl"
     path.write_bytes(b"\n".join(lines))
     found = drain(LineSource(str(path)), most)
@@ -84,8 +81,8 @@ def test_a_pipe_gives_what_has_come_and_ends_when_its_writer_does() -> None:
 
 
 def test_a_line_without_an_end_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_BLOCK", 8)
-    monkeypatch.setattr(files, "LONGEST_LINE", 64)
+    monkeypatch.setattr(line_files, "BLOCK", 8)
+    monkeypatch.setattr(line_files, "LONGEST_LINE", 64)
     path = tmp_path / "no.jsonl"
     path.write_bytes(b"x" * 1000)
     with pytest.raises(StreamError, match=r"line 1 of .* is longer"):
@@ -98,67 +95,31 @@ def test_files_that_are_not_there_are_refused(tmp_path: Path) -> None:
             LineSource(str(tmp_path / name))
 
 
-def test_progress_is_remembered_beside_the_file(tmp_path: Path) -> None:
-    path, progress = tmp_path / "day.jsonl", tmp_path / "progress.json"
-    path.write_bytes(b"".join(b"%d\n" % i for i in range(10)))
-    source = LineSource(str(path), progress=progress)
-    source.poll(4, 0.0)
-    source.commit({Place(str(path), 0): Progress(4, 2), Place("other", 0): Progress(9, 9)})
-    again = LineSource(str(path), progress=progress)
-    delivery = again.poll(3, 0.0)
-    assert delivery.assigned == {Place(str(path), 0): Progress(4, 2)}
-    assert [record.payload for record in [*delivery.records, *drain(again)]] == [b"%d" % i for i in range(2, 10)]
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["day.jsonl", "progress.json"]
+def test_pipes_and_devices_are_no_files(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for name in (str(fifo), str(tmp_path / "f*"), "/dev/null"):
+        with pytest.raises(DataFileError, match="write --from -"):
+            LineSource(name)
+    for path in (fifo, tmp_path):
+        with pytest.raises(OutputError, match="write - in its place"):
+            FileSink(path)
+    FileSink(fifo.parent / "new.jsonl").close()
+    null = [FileSink(Path(os.devnull)) for _ in range(2)]
+    for sink in null:
+        sink.close()
 
 
-def test_progress_of_another_source_is_refused(tmp_path: Path) -> None:
-    path, progress = tmp_path / "day.jsonl", tmp_path / "progress.json"
-    path.write_bytes(b"1\n")
-    for content in ('{"source": "other", "answered": 1, "replay_from": 0}', "{}", "nonsense"):
-        progress.write_text(content)
-        with pytest.raises(DataFileError):
-            LineSource(str(path), progress=progress)
-
-
-def test_progress_in_a_pattern_is_refused_when_the_files_read_are_gone_and_goes_on_in_new_ones(tmp_path: Path) -> None:
-    pattern, progress = str(tmp_path / "day-*.jsonl"), tmp_path / "progress.json"
-    days = [tmp_path / f"day-{i}.jsonl" for i in range(4)]
-    for i, day in enumerate(days[1:3]):
-        day.write_bytes(b"%d\n%d\n" % (2 * i, 2 * i + 1))
-    source = LineSource(pattern, progress=progress)
-    drain(source)
-    source.commit({Place(pattern, 0): Progress(4, 3)})
-    days[3].write_bytes(b"4\n")
-    assert [record.payload for record in drain(LineSource(pattern, progress=progress))] == [b"3", b"4"]
-    days[0].write_bytes(b"early\n")
-    with pytest.raises(DataFileError, match="no longer the first"):
-        LineSource(pattern, progress=progress)
-    days[0].unlink()
-    days[1].unlink()
-    with pytest.raises(DataFileError, match="no longer the first"):
-        LineSource(pattern, progress=progress)
-
-
-def test_a_file_that_was_begun_anew_is_not_taken_for_answered(tmp_path: Path) -> None:
-    path, progress = tmp_path / "day.jsonl", tmp_path / "progress.json"
-    path.write_bytes(b"1\n2\n3\n")
-    source = LineSource(str(path), progress=progress)
-    drain(source)
-    source.commit({Place(str(path), 0): Progress(3, 3)})
-    assert drain(LineSource(str(path), progress=progress)) == []
-    path.write_bytes(b"1\n")
-    with pytest.raises(StreamError, match=r"3 of it were answered"):
-        drain(LineSource(str(path), progress=progress))
-
-
-def test_a_line_still_being_written_is_left_for_the_next_start(tmp_path: Path) -> None:
-    path, progress = tmp_path / "day.jsonl", tmp_path / "progress.json"
-    path.write_bytes(b'{"a":1}\n{"a":')
-    source = LineSource(str(path), progress=progress)
-    assert [record.payload for record in drain(source)] == [b'{"a":1}']
-    source.commit({Place(str(path), 0): Progress(1, 1)})
-    path.write_bytes(b'{"a":1}\n{"a":NaN}')
-    assert [record.payload for record in drain(LineSource(str(path), progress=progress))] == [b'{"a":NaN}']
+def test_two_at_once_do_not_append_to_one_file_and_the_second_mends_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    sink = FileSink(path)
+    path.write_bytes(b'{"half":')
+    with pytest.raises(OutputError, match="another process of anomvae writes"):
+        FileSink(path)
+    assert path.read_bytes() == b'{"half":'
+    sink.close()
+    FileSink(path).close()
+    assert path.read_bytes() == b""
 
 
 def test_lines_of_a_pipe_have_digests_that_tell_runs_apart(tmp_path: Path) -> None:
@@ -199,7 +160,7 @@ def test_messages_are_appended_as_lines(tmp_path: Path) -> None:
 def test_a_line_that_a_crash_cut_short_is_mended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: bytes, mended: bytes
 ) -> None:
-    monkeypatch.setattr(files, "_BLOCK", 16)
+    monkeypatch.setattr(files, "BLOCK", 16)
     path = tmp_path / "out.jsonl"
     path.write_bytes(left)
     FileSink(path).close()
@@ -243,21 +204,21 @@ def test_a_file_is_answered_into_a_file_across_a_crash(tmp_path: Path) -> None:
     rows = [{"machine": "AB"[i % 2], "when": 1e9 + i // 2, "flow": float(i), "heat": 1.0, "n": i} for i in range(40)]
     source.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
 
-    def pump(to: Path, where: Path | None) -> tuple[Pump, FileSink]:
-        sink = FileSink(to)
-        return Pump(LineSource(str(source), progress=where), toy_lane(), Sinks(sink), PumpSettings(7, 0.0)), sink
+    def pump(to: Path, where: Path | None) -> tuple[Pump, LineSource, FileSink]:
+        sink, rows = FileSink(to), LineSource(str(source), progress=where)
+        return Pump(rows, toy_lane(), Sinks(sink), PumpSettings(7, 0.0)), rows, sink
 
-    whole, sink = pump(tmp_path / "whole.jsonl", None)
+    whole, _, sink = pump(tmp_path / "whole.jsonl", None)
     whole.run()
     sink.close()
-    first, killed = pump(out, progress)
+    first, started, killed = pump(out, progress)
     for _ in range(3):
         first.turn()
-    killed.flush()
-    second, sink = pump(out, progress)
+    killed.close()
+    started.close()
+    second, _, sink = pump(out, progress)
     second.run()
     sink.close()
-    killed.close()
     found = [orjson.loads(line) for line in out.read_bytes().splitlines()]
     wanted = {answer["n"]: answer for answer in map(orjson.loads, (tmp_path / "whole.jsonl").read_bytes().splitlines())}
     assert {answer["n"] for answer in found} == set(range(40))

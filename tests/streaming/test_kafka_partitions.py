@@ -102,3 +102,21 @@ class Caller(RuleBasedStateMachine):
 
 Caller.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
 TestCaller = Caller.TestCase
+
+
+def test_a_commit_goes_to_the_end_of_the_log_only_where_nothing_waits_for_an_answer() -> None:
+    mine = Partitions("t")
+    mine.given([0])
+    mine.begin({0: Progress(5, 3)})
+    assert not mine.reached(0, 6), "nothing was committed that could be moved"
+    mine.passed(0, 5)
+    assert (mine.passing(0, Progress(6, 4)), mine.left(0, 9)) == (Progress(6, 4), 3)
+    mine.committed[0] = Progress(6, 4)
+    assert not mine.reached(0, 6)
+    assert mine.reached(0, 8), "two marks lie behind the last record"
+    assert (mine.passing(0, Progress(6, 4)), mine.left(0, 9)) == (Progress(8, 4), 1)
+    assert mine.passing(0, Progress(5, 4)) == Progress(5, 4), "a record waits"
+    mine.passed(0, 8)
+    assert mine.passing(0, Progress(9, 4)) == Progress(9, 4)
+    mine.taken([0])
+    assert not mine.reached(0, 9), "taken from us meanwhile"

@@ -4,9 +4,11 @@ import io
 import threading
 import time
 from contextlib import closing
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +17,7 @@ from anomvae.observability.logs import Log
 from anomvae.streaming.addresses import parse_address
 from anomvae.streaming.contracts import Outgoing
 from anomvae.streaming.kafka import Cluster
-from anomvae.streaming.kafka_sink import COMPRESSION, KafkaSink
+from anomvae.streaming.kafka_sink import COMPRESSION, LOOKUP_S, KafkaSink, Outbox, sink_settings
 from tests.streaming.kafka_front import PRODUCE
 from tests.streaming.kafka_reader import numbered
 from tests.streaming.read_committed import read_committed
@@ -203,6 +205,59 @@ def test_produce_requests_are_few(kafka_to_cut: Broker, log: Log) -> None:
 def test_options_that_mean_nothing_to_a_sink_are_refused(log: Log, query: str) -> None:
     with pytest.raises(SettingError, match=query.split("=", maxsplit=1)[0]):
         KafkaSink.open(Cluster(parse_address(f"kafka://h/t?{query}")), log)
+
+
+class Told(NamedTuple):
+    """What a cluster says of a topic."""
+
+    topics: dict[str, Any]
+
+    @classmethod
+    def of(cls, code: int | None) -> Told:
+        return cls({"t": SimpleNamespace(error=None if code is None else KafkaError(code))})
+
+
+def finding(monkeypatch: pytest.MonkeyPatch, log: Log, *answers: Told | KafkaException) -> Outbox:
+    """An outbox of a cluster that answers so, the last answer again and again."""
+    monkeypatch.setattr("anomvae.streaming.kafka_sink.CREATED_S", 0.1)
+    monkeypatch.setattr("anomvae.streaming.kafka_sink.SLICE_S", 0.01)
+    cluster = Cluster(parse_address("kafka://127.0.0.1:1/t"), client={"log_level": "0"})
+    outbox, left = Outbox(cluster, sink_settings(cluster.address), log), list(answers)
+
+    def list_topics(topic: str, timeout: float) -> Told:
+        assert (topic, timeout) == ("t", LOOKUP_S)
+        answer = left.pop(0) if len(left) > 1 else left[0]
+        if isinstance(answer, KafkaException):
+            raise answer
+        return answer
+
+    outbox.producer = SimpleNamespace(list_topics=list_topics)  # type: ignore[assignment]
+    return outbox
+
+
+def test_a_topic_that_the_cluster_has_not_and_does_not_make_is_refused_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, log: Log
+) -> None:
+    outbox = finding(monkeypatch, log, Told.of(KafkaError.UNKNOWN_TOPIC_OR_PART))
+    with pytest.raises(SettingError, match=r"^kafka://127\.0\.0\.1:1/t: the cluster has no topic 't' .*mend its name$"):
+        outbox.find("t")
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [Told.of(None)],
+        [Told.of(KafkaError.UNKNOWN_TOPIC_OR_PART), Told.of(KafkaError.LEADER_NOT_AVAILABLE)],
+        [Told.of(KafkaError.TOPIC_AUTHORIZATION_FAILED)],
+        [Told({})],
+        [KafkaException(KafkaError(KafkaError._TRANSPORT))],
+    ],
+    ids=["it is there", "it is made", "it may not be told", "nothing is said", "nobody answers"],
+)
+def test_a_topic_that_may_be_there_is_no_obstacle(
+    monkeypatch: pytest.MonkeyPatch, log: Log, answers: list[Told | KafkaException]
+) -> None:
+    finding(monkeypatch, log, *answers).find("t")
 
 
 def test_of_a_message_too_large_for_the_cluster_its_brief_form_is_sent(plain_kafka: Broker, log: Log) -> None:

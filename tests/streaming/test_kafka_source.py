@@ -219,6 +219,54 @@ def test_lag_is_the_distance_to_the_end_of_the_log(kafka: Broker, log: Log) -> N
         assert reader.source.lag() == {Place(topic, 0): 500 - len(reader.records)}
 
 
+def in_transactions(kafka: Broker, topic: str, count: int) -> None:
+    """Writes records and the mark of a transaction behind them."""
+    producer = Producer({"bootstrap.servers": kafka.address, "transactional.id": topic, "log_level": 0})
+    producer.init_transactions(20)
+    producer.begin_transaction()
+    for value, _ in numbered(count):
+        producer.produce(topic, value, partition=0)
+    producer.commit_transaction(20)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["committed before its end is known", "and after"])
+def test_the_mark_of_a_transaction_at_the_end_of_the_log_is_no_record_that_waits(
+    kafka: Broker, log: Log, told: io.StringIO, late: bool
+) -> None:
+    topic, group = kafka.topic(1), f"marks-{late}"
+    in_transactions(kafka, topic, 20)
+    place = Place(topic, 0)
+    reader = Reader(kafka.cluster(topic), reading(group), log)
+    with closing(reader.source):
+        reader.take(20)
+        if late:
+            reader.until(lambda: reader.source.lag() == {place: 0})
+        reader.source.commit({place: Progress(20, 13)})
+        reader.until(lambda: reader.source.lag() == {place: 0})
+        reader.poll()
+        assert reader.source.healthy
+    assert kafka.committed(group, topic, 1) == {0: (21, '{"v":1,"replay_from":13}')}, "others see no lag either"
+    in_transactions(kafka, topic, 5)
+    second = Reader(kafka.cluster(topic), reading(group), log)
+    with closing(second.source):
+        second.take(5)
+        assert [record.origin.offset for record in second.records] == list(range(21, 26))
+        assert [record.origin.offset for record in second.replayed] == list(range(13, 20))
+    assert told.getvalue() == "", "an end that is reached is no trouble"
+
+
+def test_no_end_is_committed_before_all_is_answered(kafka: Broker, log: Log) -> None:
+    topic = kafka.topic(1)
+    in_transactions(kafka, topic, 20)
+    reader = Reader(kafka.cluster(topic), reading("unanswered"), log)
+    with closing(reader.source):
+        reader.take(20)
+        reader.source.commit({Place(topic, 0): Progress(12, 12)})
+        reader.until(lambda: reader.source.lag() == {Place(topic, 0): 0})
+        reader.poll()
+    assert kafka.committed("unanswered", topic, 1) == {0: (12, '{"v":1,"replay_from":12}')}
+
+
 def test_a_cut_connection_is_told_and_reading_goes_on_once_it_is_back(kafka_to_cut: Broker, log: Log) -> None:
     kafka, front = kafka_to_cut, kafka_to_cut.front
     assert front is not None
@@ -239,6 +287,21 @@ def test_a_cut_connection_is_told_and_reading_goes_on_once_it_is_back(kafka_to_c
         assert len(kafka.committed("cut", topic, 2)) == 2
         assert not reader.revoked
     assert len(reader.offsets()) == len(reader.records) == 100
+
+
+def test_health_comes_back_without_anything_to_read(kafka_to_cut: Broker, log: Log) -> None:
+    kafka, front = kafka_to_cut, kafka_to_cut.front
+    assert front is not None
+    topic = kafka.topic(1)
+    kafka.produce(topic, numbered(5))
+    reader = Reader(kafka.cluster(topic), reading("idle"), log)
+    with closing(reader.source):
+        reader.take(5)
+        reader.source.commit(reader.progress())
+        front.cut()
+        reader.until(lambda: not reader.source.healthy)
+        front.mend()
+        reader.until(lambda: reader.source.healthy)
 
 
 def test_a_member_cut_off_for_longer_than_its_session_gets_again_what_it_could_not_commit(

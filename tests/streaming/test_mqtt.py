@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anomvae.errors import SettingError
-from anomvae.streaming.mqtt import FORBIDDEN, BackOff, MqttBroker, MqttPublication, MqttSubscription, MqttTls
+from anomvae.streaming.mqtt import (
+    FORBIDDEN,
+    BackOff,
+    MqttBroker,
+    MqttPublication,
+    MqttSubscription,
+    MqttTls,
+    session_name,
+)
 
 
 @given(attempt=st.integers(0, 10_000), seed=st.integers(0, 99))
@@ -131,3 +139,11 @@ def test_a_setting_that_cannot_be_is_refused_in_one_sentence(kind: Any, settings
     with pytest.raises(SettingError, match=re.escape(said)) as caught:
         kind(**settings)
     assert "\n" not in str(caught.value)
+
+
+def test_a_session_keeps_its_name_and_another_filter_has_another() -> None:
+    assert session_name("anomvae-pumps", "a/+") == session_name("anomvae-pumps", "a/+")
+    names = {
+        session_name(name, topics) for name in ("anomvae-pumps", "anomvae-fans") for topics in ("a/+", "b/+", "a/#")
+    }
+    assert len(names) == 6

@@ -4,9 +4,11 @@ import base64
 import datetime as dt
 import hashlib
 import ipaddress
+import json
 import os
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
@@ -26,8 +28,11 @@ from anomvae.streaming.mqtt_sink import MqttSink
 from anomvae.streaming.mqtt_source import MqttSource
 
 if TYPE_CHECKING:
+    import io
     from pathlib import Path
     from random import Random
+
+    from anomvae.observability.logs import Log
 
 QUICK = BackOff(0.02, 0.1)
 SUBSCRIPTION = MqttSubscription("in/#", "reader")
@@ -227,6 +232,58 @@ def test_two_readers_of_one_name_slow_down_and_say_so(tmp_path: Path) -> None:
         wait_until(lambda: any("client id" in str(source.trouble) for source in sources), "they notice")
         for source in sources:
             source.close()
+
+
+def events(told: io.StringIO) -> list[dict[str, Any]]:
+    return [{**json.loads(line), "time": ""} for line in told.getvalue().splitlines()]
+
+
+@needs_mosquitto
+@pytest.mark.parametrize("end", ["source", "sink"])
+def test_a_connection_that_goes_and_comes_is_told_once_each(
+    tmp_path: Path, log: Log, told: io.StringIO, end: str
+) -> None:
+    with running(tmp_path / "broker") as broker:
+        there = at(broker.port)
+        link: MqttSource | MqttSink
+        link = MqttSource(there, SUBSCRIPTION, log) if end == "source" else MqttSink(there, MqttPublication("out"), log)
+        for _ in range(2):
+            broker.stop()
+            wait_until(lambda: link.trouble == "connection refused", "several attempts have failed")
+            broker.start()
+            wait_until(lambda: link.healthy, "it is back")
+        link.close()
+    named = {"client_id": "reader"} if end == "source" else {}
+    lost = {"level": "warning", "event": "mqtt unreachable", "address": f"{HOST}:{broker.port}", **named}
+    found = [{**event, "reason": "", "time": ""} for event in events(told)]
+    back = {**lost, "level": "info", "event": "mqtt connected again"}
+    assert found == [{**each, "time": "", "reason": ""} for each in (lost, back) * 2]
+    assert events(told)[0]["reason"] in ("connection lost", "server shutting down")
+
+
+@needs_mosquitto
+def test_a_fight_for_a_client_id_is_told_with_its_likely_cause(tmp_path: Path, log: Log, told: io.StringIO) -> None:
+    with running(tmp_path / "broker") as broker:
+        sources = [MqttSource(at(broker.port), SUBSCRIPTION, log) for _ in range(2)]
+        wait_until(lambda: "another client uses the client id" in told.getvalue(), "it is told")
+        for source in sources:
+            source.close()
+    lost = [event for event in events(told) if event["event"] == "mqtt unreachable"]
+    assert lost[0]["reason"] == "connection lost", "once is chance"
+    assert {event["client_id"] for event in lost} == {"reader"}
+
+
+def test_a_stop_ends_the_wait_for_the_first_connection() -> None:
+    stopping = threading.Event()
+    threading.Timer(0.3, stopping.set).start()
+    began_s = time.monotonic()
+    there = at(free_port(), patience_s=30.0)
+    source = MqttSource(there, SUBSCRIPTION, stopping=stopping.is_set)
+    sink = MqttSink(there, MqttPublication("out"), stopping=stopping.is_set)
+    assert not source.healthy
+    source.close()
+    sink.close()
+    assert time.monotonic() - began_s < 10.0
 
 
 def test_a_connection_that_never_speaks_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

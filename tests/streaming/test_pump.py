@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -291,6 +292,60 @@ def test_open_events_are_told_when_the_stream_ends() -> None:
     assert len(answers.messages) == 6
     (event,) = read(told.messages)
     assert (event["event"], event["ended_by"], event["alarms"], told.flushed) == ("closed", "stream", 3, 1)
+
+
+def test_events_that_the_end_of_the_stream_ends_are_told_to_the_listener() -> None:
+    log, heard = Log(), Heard()
+    for i in range(6):
+        log.add(0, {"machine": "A", "when": 1e9 + i, "flow": 9.0, "heat": 9.0})
+    source, settings = LogSource(log, {}), PumpSettings(4, 0.0)
+    source.assign(0)
+    Pump(source, toy_lane(events=EventSettings(announce=False)), Sinks(ListSink()), settings, heard).run()
+    assert [dict(turn.answered.counts.events) for turn in heard.turns] == [{}, {}, {"closed": 1}]
+    assert (heard.turns[-1].records, heard.turns[-1].answered.counts.records) == (0, 0)
+
+
+class Quiet(LogSource):
+    """A source that has nothing more to give, and does not end."""
+
+    def poll(self, most: int, wait_s: float) -> Delivery:
+        return replace(super().poll(most, wait_s), ended=False)
+
+
+class Distant(ListSink):
+    """A sink that learns whether it is connected only when it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cut = False
+        self.healthy = True
+
+    def flush(self) -> None:
+        self.healthy = not self.cut
+
+
+def test_a_sink_that_is_cut_off_while_nothing_comes_is_noticed() -> None:
+    log, sink, letters = rows_of(3), Distant(), Distant()
+    source = Quiet(log, {})
+    source.assign(0)
+    pump = Pump(source, toy_lane(), Sinks(sink, letters), PumpSettings(10, 0.0))
+    for _ in range(3):
+        assert pump.turn()
+    found = [pump.healthy]
+    for end in (sink, letters):
+        for end.cut in (True, False):
+            pump.turn()
+            found.append(pump.healthy)
+    assert found == [True, False, True, False, True]
+
+
+def test_within_transactions_nothing_is_flushed_between_them() -> None:
+    sink = Distant()
+    source = Quiet(rows_of(0), {})
+    sink.cut = True
+    pump = Pump(source, toy_lane(), Sinks(sink, transaction=ToyTransaction([], source, random.Random(0))))
+    assert pump.turn()
+    assert sink.healthy
 
 
 def test_windows_of_no_partition_outlive_it() -> None:
