@@ -109,7 +109,8 @@ def _option(parameter: Any) -> str:
         if parameter.default in (None, False, ()) or callable(parameter.default)
         else f" Default: {parameter.default}."
     )
-    return f"| {', '.join(f'`{name}`' for name in parameter.opts)} | {_cell(parameter.help or '')}{default} |"
+    names = [*parameter.opts, *parameter.secondary_opts]
+    return f"| {', '.join(f'`{name}`' for name in names)} | {_cell(parameter.help or '')}{default} |"
 
 
 def dataclass_table(kind: type[Any], prefix: str = "", *, defaults: bool = False) -> str:

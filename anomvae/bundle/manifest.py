@@ -52,9 +52,9 @@ class Split:
     Attributes:
         how: `random`, `time` or `group`.
         column: The column that decided, if one did.
-        train: Rows the weights were fitted on.
+        train: Rows the weights were fitted on; of a series see `series.refitted_on`, too.
         validation: Rows that decided when to stop.
-        calibration: Rows the p-values come from; the weights never saw them.
+        calibration: Rows the p-values come from; the weights that scored them never saw them.
         labelled: Labelled anomalies, kept out of all three and used to evaluate.
         folds: Networks that scored rows they had not seen; every row then trains, validates and calibrates. 0: parts apart.
     """

@@ -31,9 +31,12 @@ class SeriesFacts:
         time_type: Arrow type of the time column's cells; numbers are taken as they are, in streams too.
         members: Who judges a window: `row`, the table detector on each step; `window`, a convolutional VAE, a linear forecast and
             the distance from known windows; or `both`.
-        exemplar_windows: Windows of training steps stored in the graph, which are training data; 0 without.
+        exemplar_windows: Windows of the fit's steps stored in the graph, which are its data scaled; 0 without. Steps that
+            calibrated are among them unless they were kept out for good.
         batch: Calibration of the scores of whole series, each step's the mean over all windows that cover it; that of the
             newest step of a window is the manifest's own.
+        refitted_on: Steps that the networks were trained on anew once others had scored those that calibrate, which are among
+            them; None: they are the ones that scored them.
     """
 
     time: str
@@ -50,6 +53,7 @@ class SeriesFacts:
     members: Literal["both", "row", "window"] = "both"
     exemplar_windows: int = 0
     batch: Calibration | None = None
+    refitted_on: int | None = None
 
     @classmethod
     def from_raw(cls, raw: dict[str, Any]) -> SeriesFacts:
@@ -60,8 +64,8 @@ class SeriesFacts:
 
     @property
     def step(self) -> str:
-        """Length of a step in words: numbers that count time have no unit that is known."""
-        return f"{self.step_s:g}" if self.counts_time else f"{self.step_s:g} s"
+        """Length of a step in words: numbers that count time have no unit that is known but their column's own."""
+        return f"{self.step_s:g} (in units of {self.time!r})" if self.counts_time else f"{self.step_s:g} s"
 
     @property
     def counts_time(self) -> bool:

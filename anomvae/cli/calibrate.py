@@ -24,6 +24,7 @@ from anomvae.cli.promise import promise, unit_of
 from anomvae.errors import MissingExtraError, SettingError
 
 if TYPE_CHECKING:
+    from anomvae.bundle import Calibration
     from anomvae.fitting.recalibration import RecalibrationResult
 
 UNLIKELY = 1e-3
@@ -37,7 +38,7 @@ def calibrate(
         str | None,
         typer.Option(
             "--by",
-            help="Column whose groups get calibrations of their own; '' for none; default: as before.",
+            help="Column whose groups get calibrations of their own; '' for none; default: as before. A series keeps its own: leave it out.",
             show_default=False,
         ),
     ] = None,
@@ -84,28 +85,46 @@ def calibrate(
     folder = out_folder or Path("models") / f"{bundle.manifest.name}-recalibrated"
     with err().status("scoring normal rows"):
         result = recalibrate_bundle(data, bundle, settings, folder)
-    _show(result)
+    series = bundle.manifest.series
+    _show(result, None if series is None else series.batch)
     reference = str(folder) if no_track else track(result.bundle, folder, tracking_uri)
     console = out()
     console.print(f"bundle {escape(folder)}, report {escape(folder / 'report.html')}", soft_wrap=True)
     console.print(f"next: [bold]anomvae score DATA --model {escape(reference)}[/bold]", soft_wrap=True)
 
 
-def _show(result: RecalibrationResult) -> None:
+def _show(result: RecalibrationResult, whole_before: Calibration | None) -> None:
+    """Says what is promised now, and what was.
+
+    Args:
+        result: Of the recalibration.
+        whole_before: The calibration of steps of whole series that it replaces; None: there was none.
+    """
     console, before = out(), result.before
-    now = result.bundle.manifest.calibration
+    manifest = result.bundle.manifest
+    now, unit = manifest.calibration, unit_of(manifest)
     if result.left_out:
         console.print(f"{result.left_out:,} rows are labelled as anomalies, or not at all, and do not calibrate")
-    unit = unit_of(result.bundle.manifest)
-    for line in promise(now, unit):
-        console.print(escape(line), soft_wrap=True)
-    console.print(
-        f"the score's threshold was {before.score_threshold:.4g} {unit} and is {now.score_threshold:.4g}; of these rows "
-        f"{result.would_have_alarmed:.2%} would have alarmed before, where {before.alarm_rate:.2%} were stated",
-        soft_wrap=True,
-    )
+    had_alarmed = f"; of these rows {result.would_have_alarmed:.2%} would have alarmed before, where {before.alarm_rate:.2%} were stated"
+    if manifest.series is None:
+        _show_promise(before, now, unit, had_alarmed)
+    else:
+        console.print("[bold]newest steps by their past[/bold]")
+        _show_promise(before, now, unit, had_alarmed, indent="  ")
+        if manifest.series.batch is not None:
+            console.print("[bold]steps of whole series[/bold]")
+            _show_promise(whole_before, manifest.series.batch, unit, indent="  ")
     console.print(f"weights untouched: scoring part of the graph {result.scoring_digest}", soft_wrap=True)
     _warn(result)
+
+
+def _show_promise(
+    before: Calibration | None, now: Calibration, unit: str, had_alarmed: str = "", *, indent: str = ""
+) -> None:
+    was = "" if before is None else f"was {before.score_threshold:.4g} {unit} and "
+    change = f"the score's threshold {was}is {now.score_threshold:.4g}{'' if was else f' {unit}'}{had_alarmed}"
+    for line in [*promise(now, unit), change]:
+        out().print(indent + escape(line), soft_wrap=True)
 
 
 def _warn(result: RecalibrationResult) -> None:

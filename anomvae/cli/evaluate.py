@@ -73,8 +73,7 @@ def evaluate(
         if baselines:
             raise SettingError("--baselines are for detectors of rows: leave it out")
         options = SeriesOptions(0, alarm_rate, past_only, stride)
-        wanted = Wanted(1.0 if alarms_per_day is None else alarms_per_day, as_json)
-        evaluate_series_file(data, bundle, label, options, wanted)
+        evaluate_series_file(data, bundle, label, options, Wanted(alarms_per_day, as_json))
         return
     if not (past_only is None and stride is None and alarms_per_day is None):
         raise SettingError(

@@ -202,6 +202,8 @@ def _series_facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("windows", f"{facts.window:,} steps; the thresholds are for the newest of them{whole}"),
         ("assets", known or "one"),
     ]
+    if facts.refitted_on:
+        told.append(("networks kept", f"trained on all {facts.refitted_on:,} steps, after others had been calibrated"))
     return told if facts.off is None else [*told, ("off", facts.off)]
 
 

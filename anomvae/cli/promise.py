@@ -15,14 +15,16 @@ HOW = {
     "cross": "each scored by a network that has not seen it",
     "split": "which trained no network",
 }
+REFITTED = "scored by a network that had not seen them (the one kept was then trained on all {steps:,} steps)"
 
 
-def promise(calibration: Calibration, unit: str = NATS) -> list[str]:
+def promise(calibration: Calibration, unit: str = NATS, refitted_on: int | None = None) -> list[str]:
     """Lines that say what is promised, and on what it rests.
 
     Args:
         calibration: What is promised.
         unit: Of the score.
+        refitted_on: Steps, those that calibrate among them, that the detector was trained on thereafter; None: it was not.
     """
     from anomvae.calibration import Budget
     from anomvae.report.promise import headline, is_extrapolated
@@ -30,9 +32,10 @@ def promise(calibration: Calibration, unit: str = NATS) -> list[str]:
     budget = Budget(
         calibration.alarm_rate, calibration.alarms_per_day, calibration.rows_per_day, calibration.confidence
     )
+    how = HOW[calibration.method] if refitted_on is None else REFITTED.format(steps=refitted_on)
     promised = headline(calibration) if is_extrapolated(calibration) else budget.describe()
     lines = [
-        f"calibrated on {calibration.rows:,} rows, {HOW[calibration.method]}: {promised} "
+        f"calibrated on {calibration.rows:,} rows, {how}: {promised} "
         f"({thresholds(calibration, unit)}); rates down to {calibration.smallest_alarm_rate:.2g} are supported"
     ]
     if calibration.by is not None:

@@ -124,7 +124,7 @@ def _show(model: StreamModel, found: Replayed, top: int, stated: float, *, has_e
     console.print(table("by asset", heads, lines, right=("scored", "alarms", "alarms a day", "events")))
     if found.dead:
         warn(f"{found.dead:,} rows cannot be answered; a stream would have made them dead letters")
-    if not found.scored:
+    elif not found.scored:
         err().print("no row was scored: sequences are shorter than a window, or assets were off", soft_wrap=True)
 
 

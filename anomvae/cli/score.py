@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,8 @@ import typer
 
 from anomvae.cli.console import err, warn
 from anomvae.cli.options import AlarmRate, Data, Model, PastOnly, Stride, TrackingUri
-from anomvae.errors import OutputError, SettingError
+from anomvae.cli.places import refuse_own_input, refuse_own_model, refuse_report
+from anomvae.errors import SettingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -64,15 +64,21 @@ def score(
 
     if out != "-":
         refuse_suffix(Path(out))
-        _refuse_own_input(Path(out), data)
+        refuse_own_input(Path(out), data)
+    if report is not None:
+        refuse_own_input(report, data, "report")
     if fdr is not None and alarm_rate is not None:
         raise SettingError("--fdr and --alarm-rate exclude each other: state the one or the other")
     bundle = find_bundle(model, tracking_uri=tracking_uri)
+    if out != "-":
+        refuse_own_model(Path(out), bundle)
     if bundle.manifest.series is not None:
         if fdr is not None:
             raise SettingError(
                 "--fdr takes rows that do not depend on one another, which steps of a series do: leave it out"
             )
+        if report is not None:
+            refuse_report(report, out, bundle)
         score_series(data, bundle, out, SeriesOptions(top, alarm_rate, past_only, stride), report)
         return
     if not (past_only is None and stride is None and report is None):
@@ -139,15 +145,6 @@ def _warn_of_pooled(scorer: Scorer, pooled: int, rows: int) -> None:
             f"{pooled:,} of {rows:,} rows are of no group of {by!r} with a calibration of its own (`pooled`): they are held against "
             "the rows of all, which promises nothing for them; see whether the column is there and written as at the fit"
         )
-
-
-def _refuse_own_input(out: Path, data: str) -> None:
-    """Answers must not replace the measurements they answer."""
-    read = [Path(data).expanduser(), *map(Path, glob.glob(data))]  # noqa: PTH207  the pattern may be absolute
-    if any(
-        out.resolve() == path.resolve() or (path.is_dir() and path.resolve() in out.resolve().parents) for path in read
-    ):
-        raise OutputError(f"{out} is, or lies among, the data to be scored; name another file for the answers")
 
 
 class _Tally:

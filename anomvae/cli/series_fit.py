@@ -98,11 +98,12 @@ def _show_result(result: SeriesFit) -> None:
             f"the past: {explained:.0%} of the variance of normal steps is foretold by the few steps before them; the forecast counts accordingly",
             soft_wrap=True,
         )
-    batch = None if manifest.series is None else manifest.series.batch
+    facts = manifest.series
+    batch, refitted_on = (None, None) if facts is None else (facts.batch, facts.refitted_on)
     for title, calibration in (("newest steps by their past", manifest.calibration), ("steps of whole series", batch)):
         if calibration is not None:
             console.print(f"[bold]{title}[/bold]")
-            for line in promise(calibration, SPREADS):
+            for line in promise(calibration, SPREADS, refitted_on):
                 console.print("  " + escape(line), soft_wrap=True)
     console.print(
         f"exported one ONNX graph; largest difference from the model {result.parity:.1e} (at most 1e-04, or eight times what float32 leaves open)"

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from anomvae.errors import CellError, ColumnMismatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from anomvae.bundle import Column, Manifest
 
@@ -102,16 +102,21 @@ def encode_for(rows: pa.Table | pa.RecordBatch, manifest: Manifest, *, first_row
     return replace(found, group=codes_of(rows.column(column.name), column))
 
 
-def require_columns(present: Sequence[str], needed: Sequence[Column]) -> None:
+def require_columns(present: Sequence[str], needed: Sequence[Column], known: Iterable[str] = ()) -> None:
     """Refuses rows that lack a column.
+
+    Args:
+        present: Columns of the rows.
+        needed: Those they must have.
+        known: Others that mean something.
 
     Raises:
         ColumnMismatchError: Columns are missing; names those that are there and not known, since one may be renamed.
     """
-    have, known = set(present), {column.name for column in needed}
+    have, told = set(present), {*known, *(column.name for column in needed)}
     missing = [column.name for column in needed if column.name not in have]
     if missing:
-        raise ColumnMismatchError(missing, [name for name in present if name not in known])
+        raise ColumnMismatchError(missing, [name for name in present if name not in told])
 
 
 def numbers_of(

@@ -33,12 +33,12 @@ from anomvae.data.splits import calibration_method, part_sizes
 from anomvae.errors import CellError, SchemaError, TooFewRowsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from anomvae.data.concerns import Severity
+    from anomvae.data.concerns import BoolArray, IntArray, Severity
     from anomvae.data.schema import Schema
 
-__all__ = ["Concern", "look_over"]
+__all__ = ["Concern", "label_concerns", "look_at_channels", "look_over"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -79,25 +79,57 @@ def look_over(
     draw = np.random.default_rng([seed, 10])
     sample = np.sort(draw.permutation(rows.num_rows)[:SAMPLE_ROWS]).astype(np.int64)
     table = Table(rows, schema, time, by, order, new_group, in_time, sample)
-    found = [*_few_rows(table), *_labels(table), *time_concerns(table), *group_concerns(table), *_rows(table)]
+    found = [*_few_rows(table), *label_concerns(rows, schema.kinds), *time_concerns(table), *group_concerns(table)]
     numbers: dict[str, FloatArray] = {}
+    found += [*_rows(table), *_columns(table, numbers), *_modes(table, numbers, seed)]
+    return _gravest_first(found)
+
+
+def look_at_channels(
+    rows: pa.Table, schema: Schema, order: IntArray, new_asset: BoolArray, *, time: str, seed: int = 0
+) -> list[Concern]:
+    """Looks for what would spoil a fit of a series in its columns: dirt, stuck sensors, copies.
+
+    How the rows lie in time, what modes they hold and what looks like a label, others say.
+
+    Args:
+        rows: Rows supposed to be normal; row numbers in the answers count these.
+        schema: What their columns are: the channels as they were understood, and the others as left out.
+        order: Row numbers sorted by asset and time, shape ``(n,)``.
+        new_asset: Where in that order an asset begins, shape ``(n,)``.
+        time: Column of the time.
+        seed: Seed of the samples.
+
+    Returns:
+        Problems first, then warnings, then infos.
+    """
+    draw = np.random.default_rng([seed, 10])
+    sample = np.sort(draw.permutation(rows.num_rows)[:SAMPLE_ROWS]).astype(np.int64)
+    table = Table(rows, schema, time, None, order, new_asset, None, sample)
+    return _gravest_first(_columns(table, {}))
+
+
+def _columns(table: Table, numbers: dict[str, FloatArray]) -> list[Concern]:
+    """Concerns about columns, one by one and beside each other; leaves a sample of the numbers of each."""
     by_sort: dict[str, list[Concern]] = defaultdict(list)
-    for name, kind in schema.kinds.items():
+    for name, kind in table.schema.kinds.items():
         looks = _numeric(table, name, numbers) if kind in ("numeric", "date") else category_concerns(table, name)
         for sort, concern in looks:
             by_sort[sort].append(concern)
-    for left_out in schema.left_out:
-        if left_out.role == "identifier" and is_text(rows.column(left_out.name).type):
+    for left_out in table.schema.left_out:
+        if left_out.role == "identifier" and is_text(table.rows.column(left_out.name).type):
             by_sort["text"] += [concern for sort, concern in category_concerns(table, left_out.name) if sort == "text"]
     by_sort["relation"] += [*_relations(table, numbers), *same_categories(table)]
-    found += [concern for concerns in by_sort.values() for concern in _at_most(concerns)]
-    found += _modes(table, numbers, seed)
-    return sorted(found, key=lambda concern: ("problem", "warning", "info").index(concern.severity))
+    return [concern for concerns in by_sort.values() for concern in _at_most(concerns)]
+
+
+def _gravest_first(concerns: list[Concern]) -> list[Concern]:
+    return sorted(concerns, key=lambda concern: ("problem", "warning", "info").index(concern.severity))
 
 
 def _at_most(concerns: list[Concern]) -> list[Concern]:
     """The gravest few of one sort, and one sentence for the other columns."""
-    concerns = sorted(concerns, key=lambda concern: ("problem", "warning", "info").index(concern.severity))
+    concerns = _gravest_first(concerns)
     if len(concerns) <= MOST_ALIKE + 1:
         return concerns
     rest = concerns[MOST_ALIKE:]
@@ -121,14 +153,20 @@ def _few_rows(table: Table) -> Iterator[Concern]:
             return
 
 
-def _labels(table: Table) -> Iterator[Concern]:
-    for name in table.schema.kinds:
+def label_concerns(rows: pa.Table, names: Iterable[str]) -> Iterator[Concern]:
+    """Concerns about columns that look like labels that nobody named as such.
+
+    Args:
+        rows: Rows supposed to be normal.
+        names: Columns to look at.
+    """
+    for name in names:
         if not LABEL_NAME.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)):
             continue
-        cells = table.rows.column(name)
+        cells = rows.column(name)
         values = pc.count_distinct(cells, mode="only_valid").as_py()
         try:
-            marked = f"marks {int(read_labels(table.rows, name).anomalous.sum()):,} rows"
+            marked = f"marks {int(read_labels(rows, name).anomalous.sum()):,} rows"
             advice = "name it with --label, or leave it out with --drop if it is none"
         except SchemaError:
             marked, advice = f"has {values} values", "leave it out with --drop if it is one"

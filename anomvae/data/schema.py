@@ -91,9 +91,8 @@ def infer_schema(rows: pa.Table, rules: SchemaRules | None = None) -> Schema:
             kinds[name] = verdict
     kinds = _many_flags_as_numbers(rows, kinds, rules)
     if not kinds:
-        raise SchemaError(
-            f"no column is left to learn from: {_reasons(left_out)}; declare what a column is in [columns]"
-        )
+        advice = "drop fewer of them" if rules.drop else "declare what a column is in [columns]"
+        raise SchemaError(f"no column is left to learn from: {_reasons(left_out)}; {advice}")
     return Schema(kinds, tuple(left_out))
 
 
@@ -322,7 +321,7 @@ def _origin(cells: pa.ChunkedArray, name: str) -> str:
 
 
 def _reasons(left_out: Sequence[LeftOut]) -> str:
-    shown = [f"{column.name!r} is {column.reason.split(':')[0].split(' (')[0]}" for column in left_out[:5]]
+    shown = [f"{column.name!r} ({column.reason.split(':')[0].split(' (')[0]})" for column in left_out[:5]]
     more = f" and {len(left_out) - 5} more" if len(left_out) > 5 else ""  # noqa: PLR2004
     return ", ".join(shown) + more if shown else "the table has no columns"
 

@@ -99,12 +99,10 @@ def _evenness(sequences: Sequences, time: str) -> Iterator[Concern]:
             "ones; resample the rows if what they measure moves that fast.",
         )
     usual = course.median_s
-    if usual is not None and usual > 0 and max(step / usual, usual / step) > OTHER_STEP:
-        longer = step > usual
-        ratio = step / usual if longer else usual / step
-        what = "rows in between are left out" if longer else "steps in between are missing"
-        yield Concern("warning", time, f"The step is {ratio:,.3g} times {'' if longer else 'shorter than '}the usual "
-                      f"interval of {time!r}; {what}: leave --every out to take the usual.")  # fmt: skip
+    if usual is not None and usual > OTHER_STEP * step:
+        counted = f" (--every counts in {sequences.unit.name})" if sequences.unit.per_second is None else ""
+        yield Concern("warning", time, f"The step is {usual / step:,.3g} times shorter than the usual interval of {time!r}{counted}; "
+                      "steps in between are missing: leave --every out to take the usual.")  # fmt: skip
 
 
 def _lengths(sequences: Sequences, window: int) -> Iterator[Concern]:
@@ -176,6 +174,14 @@ def sequence_words(sequences: Sequences) -> str:
     n = len(sequences.begin)
     of = "" if len(sequences.assets) == 1 else f" of {len(sequences.assets):,} assets"
     return (
-        f"{len(sequences):,} steps of {sequences.cadence.step_s:g} s in {n:,} sequence{'' if n == 1 else 's'}{of}; a gap of more "
-        f"than {sequences.cadence.longest_gap:,} missing steps begins a new one"
+        f"{len(sequences):,} steps of {sequences.unit.say(sequences.cadence.step_s)} in {n:,} sequence{'' if n == 1 else 's'}{of}; "
+        f"a gap of more than {sequences.cadence.longest_gap:,} missing steps begins a new one"
     )
+
+
+def interval_words(sequences: Sequences) -> str | None:
+    """How far apart rows lie that were laid out on a detector's steps; None: as far as those, or unknown."""
+    usual, step = sequences.course.median_s, sequences.cadence.step_s
+    if usual is None or usual <= 0 or max(step / usual, usual / step) <= OTHER_STEP:
+        return None
+    return f"the rows lie {sequences.unit.say(usual)} apart, the model's step is {sequences.unit.say(step)}"

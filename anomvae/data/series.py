@@ -15,11 +15,12 @@ import pyarrow.compute as pc
 from anomvae.data.cadence import Cadence, default_gap
 from anomvae.data.encoding import codes_of, encode, group_names
 from anomvae.data.off import parse_off
+from anomvae.data.step import TimedRows, TimeUnit, stated_step
 from anomvae.data.times import read_times
 from anomvae.errors import ColumnMismatchError, SchemaError, SettingError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from anomvae.bundle import Column, Manifest
     from anomvae.data.off import OffCondition
@@ -83,6 +84,7 @@ class Sequences:
         columns: Names of the channels.
         cadence: Length of a step, and what gap may be.
         course: How the rows lie in time.
+        unit: That of `time_s` and of the cadence.
     """
 
     values: npt.NDArray[np.float32]
@@ -99,6 +101,7 @@ class Sequences:
     columns: tuple[str, ...]
     cadence: Cadence
     course: Course
+    unit: TimeUnit
 
     def __len__(self) -> int:
         return len(self.row)
@@ -164,7 +167,8 @@ def read_sequences(  # noqa: PLR0913  what lays rows out, each with a default bu
         window: Steps a window.
         asset: Column whose values tell sequences apart; None: all rows are one asset's.
         cadence: That of a fitted detector; None: from `every_s`, with the gap usual for the window.
-        every_s: Length of a step; None: the median interval between neighbouring rows of an asset, over all assets.
+        every_s: Length of a step, seconds, or in the unit of the times where nobody knows it; None: the median interval between
+            neighbouring rows of an asset, over all assets.
         off: Condition under which an asset is off.
 
     Raises:
@@ -173,15 +177,20 @@ def read_sequences(  # noqa: PLR0913  what lays rows out, each with a default bu
         ColumnMismatchError: Columns are missing.
         CellError: A channel holds text.
     """
-    _require(rows, [time, *([] if asset is None else [asset])])
+    needed = [column.name for column in columns] + [name for name in (time, asset) if name is not None]
+    require_names(rows.schema.names, needed, () if off is None else off.columns)
     times = read_times(rows.column(time), time)
+    unit = TimeUnit.of(times, rows.column(time).type, time)
     asset_of_row, assets, asset_type = _read_assets(rows, asset)
     numbers = encode(rows, [_channel(column) for column in columns]).numeric
     is_off = np.zeros(rows.num_rows, dtype=np.bool_) if off is None else off.of_table(rows)
     order = np.lexsort((times, asset_of_row)).astype(np.int64)  # stable
     median = median_interval(times[order], asset_of_row[order])
     if cadence is None:
-        cadence = Cadence(_step(time, median, every_s), default_gap(window))
+        timed = TimedRows(rows.column(time), time, asset, times, asset_of_row, numbers, order)
+        gap = default_gap(window)
+        step_s = timed.usual_step(median) if every_s is None else stated_step(every_s, unit, median, gap)
+        cadence = Cadence(step_s, gap)
 
     places = order[~is_off[order]]
     off_before = np.cumsum(is_off[order])[~is_off[order]]
@@ -214,6 +223,7 @@ def read_sequences(  # noqa: PLR0913  what lays rows out, each with a default bu
         columns=tuple(column.name for column in columns),
         cadence=cadence,
         course=_course(times, asset_of_row, steps, starts & ~begins[kept], starts, cadence.step_s, median),
+        unit=unit,
     )
 
 
@@ -230,6 +240,7 @@ def sequences_for(rows: pa.Table, manifest: Manifest) -> Sequences:
     facts = manifest.series
     if facts is None:
         raise SettingError(f"the model {manifest.name!r} scores tables, not series")
+    require_names(rows.schema.names, _own_columns(manifest), known_columns(manifest))
     return read_sequences(
         rows,
         time=facts.time,
@@ -274,10 +285,37 @@ def asset_numbers(sequences: Sequences, rows: pa.Table, column: Column | None) -
     return codes_of(rows.column(column.name).take(pa.array(first)), column)
 
 
-def _require(rows: pa.Table, names: Sequence[str]) -> None:
-    missing = [name for name in names if name not in rows.schema.names]
+def known_columns(manifest: Manifest) -> tuple[str, ...]:
+    """Columns that mean something to a detector: what it scores, what tells time, asset, group and off, what it leaves out."""
+    group = manifest.calibration.by
+    left_out = [column.name for column in manifest.left_out]
+    return tuple(dict.fromkeys([*_own_columns(manifest), *left_out, *([] if group is None else [group])]))
+
+
+def require_names(present: Sequence[str], needed: Sequence[str], known: Iterable[str]) -> None:
+    """Refuses rows that lack a column.
+
+    Args:
+        present: Columns of the rows.
+        needed: Those they must have.
+        known: Others that mean something; the rest may be a needed one by another name.
+
+    Raises:
+        ColumnMismatchError: Names the missing.
+    """
+    missing = [name for name in needed if name not in present]
     if missing:
-        raise ColumnMismatchError(missing, rows.schema.names)
+        told = {*needed, *known}
+        raise ColumnMismatchError(missing, [name for name in present if name not in told])
+
+
+def _own_columns(manifest: Manifest) -> list[str]:
+    """Columns without which a detector can't do: those it scores, the time, the asset, and what tells when it is off."""
+    names = [column.name for column in manifest.columns]
+    if (facts := manifest.series) is None:
+        return names
+    off = () if facts.off is None else parse_off(facts.off).columns
+    return [*names, *(name for name in (facts.time, facts.asset, *off) if name is not None)]
 
 
 def _channel(column: Column) -> Column:
@@ -307,23 +345,6 @@ def _read_assets(rows: pa.Table, name: str | None) -> tuple[IntArray, tuple[str,
             "these rows: rows of different assets make no sequence"
         )
     return numbers, assets, kind
-
-
-def _step(time: str, median: float | None, every_s: float | None) -> float:
-    if every_s is not None:
-        if not (math.isfinite(every_s) and every_s > 0):
-            raise SettingError("--every must be a length of time above 0, for instance 1s")
-        return every_s
-    if median is None:
-        raise SchemaError(
-            f"no asset has two rows, so {time!r} tells no step between rows; bring longer sequences, or state it with --every"
-        )
-    if median <= 0.0:
-        raise SchemaError(
-            f"most rows have the same {time!r} as the row before, so it tells no step between rows; if several assets share "
-            "the table, name their column with --by; else state the step with --every"
-        )
-    return median
 
 
 def _course(  # noqa: PLR0913, PLR0917  all that is known of the rows' places

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,6 @@ import pyarrow.compute as pc
 
 from anomvae.data.encoding import is_text
 from anomvae.errors import CellError, SchemaError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -31,15 +28,15 @@ NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 def read_times(cells: pa.Array | pa.ChunkedArray, name: str) -> FloatArray:
     """Times of a column's cells: Unix seconds of timestamps and dates, numbers as they are.
 
-    Timestamps without a zone count as UTC. Text is read as numbers, or else as ISO 8601 timestamps. Doubles tell
-    microseconds apart until the year 2242.
+    Timestamps without a zone count as UTC, unless others of the column have one: then nobody knows. Text is read as numbers,
+    or else as ISO 8601 timestamps. Doubles tell microseconds apart until the year 2242.
 
     Args:
         cells: Shape ``(n,)``.
         name: The column's name, for messages.
 
     Raises:
-        SchemaError: Cells are empty or hold no time, or the type orders nothing.
+        SchemaError: Cells are empty or hold no time, some name an offset and some do not, or the type orders nothing.
 
     Example:
         >>> read_times(pa.array(["1970-01-01T01:00:00.5+01:00", "1970-01-01T00:00:02Z"]), "when")
@@ -117,26 +114,38 @@ def _of_text(text: pa.Array | pa.ChunkedArray, name: str) -> FloatArray:
             return _of_type(pc.cast(text, kind), name)
         except pa.ArrowInvalid:
             continue
-    times = np.array([_instant(cell) for cell in text.to_pylist()], dtype=np.float64)
+    read = [_parsed(cell) for cell in text.to_pylist()]
+    times = np.array([math.nan if instant is None else _seconds(instant) for instant in read], dtype=np.float64)
     if np.isnan(times).any():
         _refuse(name, np.isnan(times), "cells of text that are no ISO 8601 timestamps")
+    local = np.array([instant is not None and instant.tzinfo is None for instant in read], dtype=np.bool_)
+    if local.any() and not local.all():
+        raise SchemaError(
+            f"some cells of the time column {name!r} name an offset from UTC, and {int(local.sum()):,}, first at row "
+            f"{int(np.argmax(local)) + 1:,}, do not; write the offset in all of them, or in none"
+        )
     return times
 
 
 def _number(value: float | str) -> float:
-    return _or_nan(float, value)
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return math.nan
 
 
 def _instant(text: str) -> float:
     """Unix seconds of an ISO 8601 timestamp; NaN: it is none."""
-    return _or_nan(lambda cell: _seconds(dt.datetime.fromisoformat(cell)), text)
+    instant = _parsed(text)
+    return math.nan if instant is None else _seconds(instant)
 
 
-def _or_nan(read: Callable[..., float], value: object) -> float:
+def _parsed(text: str) -> dt.datetime | None:
+    """The instant of an ISO 8601 timestamp; None: it is none."""
     try:
-        return read(value)
-    except (ValueError, OverflowError):
-        return math.nan
+        return dt.datetime.fromisoformat(text)
+    except ValueError:
+        return None
 
 
 def _seconds(instant: dt.datetime) -> float:

@@ -34,12 +34,14 @@ class SeriesSettings:
         volume: VUS as the mean over the series that have anomalies, each ranked by itself; or of all ranked together
             (then the default buffer is the median period).
         alarm_rate: Stated share of normal steps that may alarm, at which the verdicts are given; None: not told.
+        unit: Of the times, in words, where nobody knows how many a second has: then nothing is told by the day. None: seconds.
     """
 
     events: EventSettings = field(default_factory=EventSettings)
     buffer_steps: int | None = None
     volume: Literal["mean", "pooled"] = "mean"
     alarm_rate: float | None = None
+    unit: str | None = None
 
     def __post_init__(self) -> None:
         if self.buffer_steps is not None and self.buffer_steps < 0:
@@ -66,10 +68,12 @@ class SeriesEvaluation:
         vus_by_series: Each series', by its code; empty where all are ranked together.
         buffer_steps: Longest buffer; the median over the series.
         alarms_per_day: The budget: alarm events per series and day of the normal part.
+        allowed_events: What it comes to over the whole of the normal part.
         threshold: Score above which steps alarm at the budget.
         at_budget: What these alarms find.
         alarm_rate: Stated share of normal steps that may alarm; None: not told.
         verdict: What the detector's own alarms find; None: it gave none.
+        unit: As it was stated.
     """
 
     steps: int
@@ -83,13 +87,18 @@ class SeriesEvaluation:
     vus_by_series: Mapping[int, Volume]
     buffer_steps: float
     alarms_per_day: float
+    allowed_events: int
     threshold: float
     at_budget: Detection
     alarm_rate: float | None
     verdict: Detection | None
+    unit: str | None = None
 
     def as_metrics(self) -> dict[str, float]:
-        """The measures by name; those that there are not (a delay where nothing was detected) are left out."""
+        """The measures by name; those that there are not (a delay where nothing was detected) are left out.
+
+        In a unit that nobody knows, delays are `delay_median` and `delay_mean`, and events are counted by steps.
+        """
         metrics: dict[str, float] = {
             "steps": self.steps,
             "anomalies": self.anomalies,
@@ -109,6 +118,10 @@ class SeriesEvaluation:
             metrics["alarm_rate"] = self.alarm_rate
         if self.verdict is not None:
             metrics |= self.verdict.as_metrics()
+        if self.unit is not None:
+            metrics |= {"false_events_per_1000_steps": _by_steps(self.verdict or self.at_budget)}
+            by_day = ("normal_days", "false_events_per_day")
+            metrics = {_without_seconds(name): value for name, value in metrics.items() if not name.startswith(by_day)}
         return {name: float(value) for name, value in metrics.items()}
 
     def headline(self) -> str:
@@ -131,21 +144,24 @@ class SeriesEvaluation:
     def detection_rows(self) -> list[Row]:
         """Rows of a table: a measure, what it is at the budget of alarms, and by the detector's verdicts (if it gave any)."""
         columns = [self.at_budget] if self.verdict is None else [self.at_budget, self.verdict]
-        cells = [_cells(found) for found in columns]
+        cells = [_cells(found, self.unit) for found in columns]
+        of = "" if self.unit is None else f", {self.unit}"
         names = (
             "ranges found",
             "95 % interval",
             "ranges found by chance",
-            "delay, median",
-            "delay, mean",
+            f"delay, median{of}",
+            f"delay, mean{of}",
             "normal steps that alarm",
-            "false events per series and day",
+            "false events per series and day" if self.unit is None else "false events per 1,000 normal steps",
         )
         return [(name, *(cell[number] for cell in cells)) for number, name in enumerate(names)]
 
     def detection_columns(self) -> Row:
         """Headings of :meth:`detection_rows`."""
         budget = f"at {self.alarms_per_day:g} {'alarm' if self.alarms_per_day == 1 else 'alarms'} a day"
+        if self.unit is not None and not self.alarms_per_day:
+            budget = "at no false alarm"
         if self.verdict is None:
             return ("measure", budget)
         stated = "verdicts" if self.alarm_rate is None else f"verdicts at {self.alarm_rate:.2%}"
@@ -193,10 +209,12 @@ def evaluate_series(
         vus_by_series=by_series,
         buffer_steps=float(np.median(list(buffers.values()))),
         alarms_per_day=settings.events.alarms_per_day,
+        allowed_events=timeline.allowed_events,
         threshold=threshold,
         at_budget=timeline.detect(above, scored),
         alarm_rate=settings.alarm_rate,
         verdict=None if alarm is None else timeline.detect(alarm[order] & scored, scored),
+        unit=settings.unit,
     )
 
 
@@ -247,17 +265,27 @@ def _volumes(
     return volumes.mean, volumes.by_series, buffers
 
 
-def _cells(found: Detection) -> Row:
+def _cells(found: Detection, unit: str | None) -> Row:
     """A column of the table of what was detected."""
+    delays = (found.delay_median_s, found.delay_mean_s)
     return (
         f"{found.detected:,} of {found.ranges:,} ({found.recall:.2%})",
         f"{found.recall_low:.2%} to {found.recall_high:.2%}",
         f"{found.recall_by_chance:.2%}",
-        duration_words(found.delay_median_s),
-        duration_words(found.delay_mean_s),
+        *(duration_words(delay) if unit is None or delay is None else f"{delay:,.4g}" for delay in delays),
         f"{found.false_alarm_rate:.2%}",
-        f"{found.false_events_per_day:.2f}",
+        f"{found.false_events_per_day:.2f}" if unit is None else f"{_by_steps(found):.2f}",
     )
+
+
+def _by_steps(found: Detection) -> float:
+    """Alarm events per thousand steps of the normal part; 0 without one."""
+    return 1_000 * found.false_events / max(1, found.normal_steps)
+
+
+def _without_seconds(name: str) -> str:
+    """A measure's name where its unit is not seconds."""
+    return name.replace("_median_s", "_median").replace("_mean_s", "_mean")
 
 
 def _many(count: int, thing: str) -> str:

@@ -15,6 +15,7 @@ from anomvae.calibration import Budget, Calibrated, CalibrationRows, calibrate
 from anomvae.data.encoding import encode_for, group_names, require_columns
 from anomvae.data.labels import read_labels
 from anomvae.data.reading import open_rows
+from anomvae.data.series import known_columns
 from anomvae.errors import BundleError, DataFileError, SchemaError, SettingError
 from anomvae.export.calibration_graph import scoring_digest
 from anomvae.export.graph import recalibrated_graph
@@ -206,7 +207,7 @@ def _group_column(manifest: Manifest, settings: RecalibrationSettings) -> str | 
 
 
 def _normal_rows(rows: pa.Table, manifest: Manifest, label: str | None, name: str) -> np.ndarray[Any, Any]:
-    require_columns(rows.schema.names, manifest.columns)
+    require_columns(rows.schema.names, manifest.columns, known_columns(manifest))
     if label is None:  # the column that marked anomalies at the fit marks them here
         known = [column.name for column in manifest.left_out if column.role == "label"]
         label = next((column for column in known if column in rows.schema.names), None)

@@ -99,11 +99,10 @@ def fit_series_bundle(
         for rows in (online_rows, batch_rows)
     )
     held_out = fitted  # has not seen the steps that the report shows
-    if settings.calibration == "auto":
-        is_ample = len(prepared.steps(TRAIN)) >= AMPLE_ROWS * len(prepared.columns)
-        fitted = (
-            refit_series_model(prepared, fitted, settings, device) if is_ample else keep_all_windows(prepared, fitted)
-        )
+    if _is_refitted(prepared, settings):
+        fitted = refit_series_model(prepared, fitted, settings, device)
+    elif settings.calibration == "auto":
+        fitted = keep_all_windows(prepared, fitted)
     rate = settings.budget.alarm_rate
     graph, rows_graph = export_series(fitted.scorer, online.tables, rate), export_rows(fitted.scorer)
     probe = _probe(prepared.windows(settings.window, CALIBRATION, whole=False))
@@ -126,6 +125,11 @@ def fit_series_bundle(
     return SeriesFit(bundle, record, fitted.histories, warnings, parity)
 
 
+def _is_refitted(prepared: PreparedSeries, settings: FitSettings) -> bool:
+    """Whether the detector that is kept is trained on all steps, those that calibrate too."""
+    return settings.calibration == "auto" and len(prepared.steps(TRAIN)) >= AMPLE_ROWS * len(prepared.columns)
+
+
 def _probe(windows: Windows) -> Windows:
     return thinned(windows, PROBE_WINDOWS)
 
@@ -139,6 +143,7 @@ def _manifest(
 ) -> Manifest:
     sequences = prepared.sequences
     online, batch = calibrated
+    sizes = [len(prepared.steps(part)) for part in (TRAIN, VALIDATION, CALIBRATION)]
     facts = SeriesFacts(
         time=settings.time or "",
         asset=settings.by,
@@ -154,8 +159,8 @@ def _manifest(
         members=settings.members,
         exemplar_windows=fitted.exemplar_windows,
         batch=batch.facts,
+        refitted_on=sum(sizes) if _is_refitted(prepared, settings) else None,
     )
-    sizes = [len(prepared.steps(part)) for part in (TRAIN, VALIDATION, CALIBRATION)]
     row = fitted.scorer.row
     return Manifest(
         name=settings.name,
@@ -178,14 +183,18 @@ def _manifest(
 
 def _warnings(manifest: Manifest) -> tuple[str, ...]:
     found = []
-    calibration = manifest.calibration
+    calibration, batch = manifest.calibration, None if manifest.series is None else manifest.series.batch
     least = math.ceil(1.0 / calibration.alarm_rate) - 1
-    if calibration.effective_rows is not None and calibration.effective_rows < least:
+    worth = [
+        each.effective_rows for each in (calibration, batch) if each is not None and each.effective_rows is not None
+    ]
+    if worth and min(worth) < least:
+        apart = ", and assets differ from one another," if calibration.by is not None and not calibration.groups else ""
         found.append(
-            f"{calibration.rows:,} calibration steps resemble their neighbours and are worth about "
-            f"{calibration.effective_rows:,} independent ones, where an alarm rate of {calibration.alarm_rate:.2%} takes {least:,}: "
-            "the realised rate may differ from it by a factor of several. Bring longer series, or bear more alarms; with "
-            "--confidence a fit refuses what it cannot promise."
+            f"{calibration.rows:,} calibration steps resemble their neighbours{apart} and are worth about "
+            f"{min(worth):,} independent ones, where an alarm rate of {calibration.alarm_rate:.2%} takes {least:,}: "
+            "the realised rate may differ from it by a factor of several. Bring longer series, state a shorter --window, or bear "
+            "more alarms; with --confidence a fit refuses what it cannot promise."
         )
     if calibration.by is not None and not calibration.groups:
         found.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from anomvae.bundle import Calibration, Manifest, TrainingRecord
+    from anomvae.bundle import Calibration, Manifest, SeriesFacts, TrainingRecord
 
 
 def series_card(manifest: Manifest, record: TrainingRecord, warnings: tuple[str, ...]) -> str:
@@ -25,20 +25,19 @@ def series_card(manifest: Manifest, record: TrainingRecord, warnings: tuple[str,
     }
     windows = ""
     if facts.exemplar_windows:
-        windows = f"{facts.exemplar_windows:,} windows of {facts.window:,} steps, which are training data scaled, "
+        windows = f"{facts.exemplar_windows:,} windows of {facts.window:,} steps, which are the fit's data scaled, "
     lines = [
         f"# {manifest.name}",
         "",
-        f"An anomaly detector for series: windows of {facts.window:,} steps of {facts.step} over {len(manifest.columns):,} "
-        f"channels, {assets}; {judges[facts.members]}; fitted on {split.train:,} normal steps of `{origin.data}`, made "
+        f"An anomaly detector for series: windows of {facts.window:,} steps of {_cell(facts.step)} over {len(manifest.columns):,} "
+        f"channels, {assets}; {judges[facts.members]}; fitted on {facts.refitted_on or split.train:,} normal steps of `{origin.data}`, made "
         f"{origin.created}.",
         "",
         "## What it promises",
         "",
         f"- Newest step, judged by its past (streams, `--past-only`): {_promise(manifest.calibration)}",
         f"- Steps of a whole series, judged by all windows that cover them: {_promise(facts.batch)}",
-        f"- The earliest {split.train:,} steps trained, the next {split.validation:,} chose when to stop, the latest "
-        f"{split.calibration:,} calibrate. Steps that resemble their neighbours count for fewer independent ones.",
+        f"- {_parts(manifest, facts)} Steps that resemble their neighbours count for fewer independent ones.",
         "",
         "## What it cannot do",
         "",
@@ -65,6 +64,24 @@ def series_card(manifest: Manifest, record: TrainingRecord, warnings: tuple[str,
         lines += ["## Warnings", "", *(f"- {warning}" for warning in warnings), ""]
     lines += ["## Training", "", f"Took {record.metrics['fit_seconds']:.1f} s.", ""]
     return "\n".join(lines)
+
+
+def _parts(manifest: Manifest, facts: SeriesFacts) -> str:
+    """Which steps trained and which calibrate."""
+    split, anew = manifest.split, manifest.calibration.recalibrated
+    earliest = f"The earliest {split.train:,} steps trained"
+    found = f"{earliest}, the next {split.validation:,} chose when to stop, the latest {split.calibration:,} calibrate."
+    if facts.refitted_on is not None:
+        found = (
+            f"{earliest} a first network, the next {split.validation:,} chose when it was to stop, and the latest "
+            f"{split.calibration:,}, which it had not seen, calibrate as it scored them. The network that is kept was then "
+            f"trained on all {facts.refitted_on:,} steps."
+        )
+    if anew is None:
+        return found
+    return (
+        f"{found} That calibration counts no longer: {anew.rows:,} rows of `{_cell(anew.data)}` calibrate in its place."
+    )
 
 
 def _promise(calibration: Calibration) -> str:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 
 from anomvae.bundle import Column, LeftOut
+from anomvae.data.health import label_concerns
 from anomvae.data.labels import read_labels
 from anomvae.data.modes import mode_concerns
 from anomvae.data.off import parse_off
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from anomvae.bundle.manifest import ColumnKind
     from anomvae.data.concerns import Concern
+    from anomvae.data.source import RowSource
     from anomvae.data.windows import Windows
     from anomvae.fitting.settings import FitSettings
 
@@ -130,6 +132,69 @@ def prepare_series(data: Any, settings: FitSettings) -> PreparedSeries:
     window, time = settings.window, settings.time
     if window is None or time is None:
         raise SettingError("a series is fitted with a window and a time: state --window and --time")
+    read = read_rows(data, settings)
+    schema, sequences = read.channels, lay_out(read, settings)
+    part = parts_of(sequences)
+    train_rows = np.sort(sequences.row[(part == TRAIN) & (sequences.row >= 0)])
+    refuse_too_short(sequences, part, settings)
+    columns = tuple(
+        replace(column, type=str(read.normal.schema.field(column.name).type))
+        for column in describe(read.normal, schema.kinds, train_rows)
+    )
+    centre, spread = _scaling(sequences, part)
+    concerns = [
+        *label_concerns(read.normal, read.schema.kinds),
+        *sequence_concerns(sequences, window, time=time, asset=settings.by, off=settings.off),
+        *mode_concerns(sequences, part == TRAIN, part == CALIBRATION, window, asset=settings.by),
+    ]
+    return PreparedSeries(
+        read.source.name,
+        read.source.digest(),
+        read.n_rows,
+        schema,
+        columns,
+        sequences,
+        part,
+        centre,
+        spread,
+        str(read.normal.schema.field(time).type),
+        read.labelled,
+        tuple(concerns),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRows:
+    """Rows as they were read, and what their columns are.
+
+    Attributes:
+        source: Where they came from.
+        n_rows: Rows read.
+        normal: Those that are not labelled as anomalous.
+        labelled: How many are.
+        schema: What every column is.
+        channels: The same with all left out that is no number.
+    """
+
+    source: RowSource
+    n_rows: int
+    normal: pa.Table
+    labelled: int
+    schema: Schema
+    channels: Schema
+
+
+def read_rows(data: Any, settings: FitSettings) -> ReadRows:
+    """Reads the rows of a series, and says which columns are its channels.
+
+    Args:
+        data: File, folder, glob, or a pandas or Arrow table.
+        settings: Name the columns.
+
+    Raises:
+        DataFileError: The data cannot be read or are empty.
+        SchemaError: Columns are not there, or none is a number.
+    """
     source = open_rows(data)
     check_names(source.schema.names, settings.rules)
     rows = source.table()
@@ -137,42 +202,34 @@ def prepare_series(data: Any, settings: FitSettings) -> PreparedSeries:
         raise DataFileError(f"{source.name} has no rows")
     labels = read_labels(rows, settings.label)
     normal = rows if labels.normal.all() else rows.take(pa.array(np.flatnonzero(labels.normal)))
-    schema = _channels(infer_schema(normal, settings.rules))
+    schema = infer_schema(normal, settings.rules)
+    return ReadRows(source, rows.num_rows, normal, int(labels.anomalous.sum()), schema, _channels(schema))
+
+
+def lay_out(read: ReadRows, settings: FitSettings) -> Sequences:
+    """The normal rows on steps of equal length.
+
+    Args:
+        read: The rows.
+        settings: With `window` and `time`.
+
+    Raises:
+        SchemaError: The time orders nothing, or an asset is empty.
+        SettingError: The condition of `off` cannot be, or no cell can be compared as it does.
+        CellError: A channel holds text.
+    """
     off = None if settings.off is None else parse_off(settings.off)
-    plain = [Column(name, kind, str(normal.schema.field(name).type)) for name, kind in schema.kinds.items()]
-    sequences = read_sequences(
-        normal,
-        time=time,
-        columns=plain,
-        window=window,
+    if off is not None:
+        off.check(read.normal)
+    types = read.normal.schema
+    return read_sequences(
+        read.normal,
+        time=settings.time or "",
+        columns=[Column(name, kind, str(types.field(name).type)) for name, kind in read.channels.kinds.items()],
+        window=settings.window or 0,
         asset=settings.by,
         every_s=settings.every_s,
         off=off,
-    )
-    part = _parts(sequences)
-    train_rows = np.sort(sequences.row[(part == TRAIN) & (sequences.row >= 0)])
-    _refuse_too_short(sequences, part, settings)
-    columns = tuple(
-        replace(column, type=plain[j].type) for j, column in enumerate(describe(normal, schema.kinds, train_rows))
-    )
-    centre, spread = _scaling(sequences, part)
-    concerns = [
-        *sequence_concerns(sequences, window, time=time, asset=settings.by, off=settings.off),
-        *mode_concerns(sequences, part == TRAIN, part == CALIBRATION, window, asset=settings.by),
-    ]
-    return PreparedSeries(
-        source.name,
-        source.digest(),
-        rows.num_rows,
-        schema,
-        columns,
-        sequences,
-        part,
-        centre,
-        spread,
-        str(rows.schema.field(time).type),
-        int(labels.anomalous.sum()),
-        tuple(concerns),
     )
 
 
@@ -191,8 +248,8 @@ def _channels(schema: Schema) -> Schema:
     return replace(schema, kinds=kinds, left_out=(*schema.left_out, *other))
 
 
-def _parts(sequences: Sequences) -> npt.NDArray[np.int8]:
-    """Earliest steps of each asset train, the latest calibrate; missing steps go with their neighbours."""
+def parts_of(sequences: Sequences) -> npt.NDArray[np.int8]:
+    """What each step does, shape ``(m,)``: the earliest of each asset train, the latest calibrate; missing steps go with their neighbours."""
     part = np.empty(len(sequences), dtype=np.int8)
     for asset in range(len(sequences.assets)):
         steps = np.flatnonzero(sequences.asset == asset)
@@ -236,16 +293,28 @@ def _moments(values: FloatArray) -> tuple[FloatArray, FloatArray, IntArray]:
     return np.where(count > 0, centre, 0.0), spread, count
 
 
-def _refuse_too_short(sequences: Sequences, part: npt.NDArray[np.int8], settings: FitSettings) -> None:
+def refuse_too_short(sequences: Sequences, part: npt.NDArray[np.int8], settings: FitSettings) -> None:
+    """Refuses rows of which no window can train, or none calibrate.
+
+    Raises:
+        TooFewRowsError: Says which, and what to do.
+    """
     window = settings.window or 0
+    if settings.off is not None and (sequences.fate == Fate.OFF).all():
+        raise TooFewRowsError(
+            f"the condition --off {settings.off!r} holds in every row, so none is left to learn from; see whether it says "
+            "what it should",
+            window,
+        )
     every = windows_of(sequences, window)
     inside = (part[every.starts] == TRAIN) & (part[every.newest] == TRAIN)
     steps = int((sequences.fate == Fate.STEP).sum())
     if not inside.any():
         need = int(np.ceil(window / TRAIN_SHARE)) + 1
+        off = int((sequences.fate == Fate.OFF).sum())
         raise TooFewRowsError(
             f"no stretch of training rows is as long as a window of {window:,} steps: the longest sequence has "
-            f"{int(sequences.length.max(initial=0)):,} of {steps:,} steps; state a shorter --window, or bring sequences of at "
+            f"{int(sequences.length.max(initial=0)):,} of {steps:,} steps{f', --off left {off:,} rows out' if off else ''}; state a shorter --window, or bring sequences of at "
             f"least {need:,} steps",
             need,
         )

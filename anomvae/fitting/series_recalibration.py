@@ -10,6 +10,7 @@ import numpy as np
 from anomvae.bundle import write_bundle
 from anomvae.bundle.folder import GRAPH, RECORD
 from anomvae.calibration import CalibrationRows, calibrate
+from anomvae.data.sequences import interval_words
 from anomvae.data.series import sequences_for
 from anomvae.errors import BundleError, TooFewRowsError
 from anomvae.export.calibration_graph import scoring_digest
@@ -18,6 +19,7 @@ from anomvae.export.series_graph import export_batch_calibration
 from anomvae.fitting.series_card import series_card
 from anomvae.report import render_recalibration
 from anomvae.scoring.series import BATCH_GRAPH, SeriesScoring
+from anomvae.vae.series import memory_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-    from anomvae.bundle import Bundle, Manifest, Recalibration
+    from anomvae.bundle import Bundle, Calibration, Manifest, Recalibration
     from anomvae.calibration import Budget, Calibrated
     from anomvae.data.series import Sequences
     from anomvae.scoring.series import StepAnswers
@@ -67,13 +69,21 @@ def recalibrate_series(  # noqa: PLR0913  all that another calibration takes
     sequences = sequences_for(rows, manifest)
     online, batch = (scoring.steps(rows, sequences, past_only=past_only) for past_only in (True, False))
     if not len(online.steps):
+        apart = interval_words(sequences)
         raise TooFewRowsError(
-            f"no sequence of the rows is as long as a window of {manifest.series.window:,} steps; bring longer ones",
+            f"no sequence of the rows is as long as a window of {manifest.series.window:,} steps"
+            f"{'' if apart is None else f' ({apart})'}; bring longer ones",
             manifest.series.window,
         )
     made = [
-        calibrate(_rows(manifest, sequences, part), budget, decision=decision, tail=tail, by=manifest.calibration.by)
-        for part in (online, batch)
+        calibrate(
+            _rows(manifest, sequences, part, past_only=past_only),
+            budget,
+            decision=decision,
+            tail=tail,
+            by=manifest.calibration.by,
+        )
+        for part, past_only in ((online, True), (batch, False))
     ]
     facts = [replace(each.facts, recalibrated=source) for each in made]
     series = replace(manifest.series, batch=facts[1])
@@ -83,12 +93,19 @@ def recalibrate_series(  # noqa: PLR0913  all that another calibration takes
     return written, digest, len(online.steps), float(alarms)
 
 
-def _rows(manifest: Manifest, sequences: Sequences, part: StepAnswers) -> CalibrationRows:
+def _rows(manifest: Manifest, sequences: Sequences, part: StepAnswers, *, past_only: bool) -> CalibrationRows:
     names = None
     if manifest.calibration.by is not None:
         names = [sequences.assets[asset] for asset in sequences.asset[part.steps]]
     score, error = (_wide(part.answers[name]) for name in ("score", "reconstruction_error"))
-    return CalibrationRows(score, error, names, sequences.asset_type, segment=sequences.sequence[part.steps])
+    memory = 1.0 if manifest.series is None else memory_of(manifest.series.window, past_only=past_only)
+    return CalibrationRows(
+        score, error, names, sequences.asset_type, segment=sequences.sequence[part.steps], memory=memory
+    )
+
+
+def _whole(bundle: Bundle) -> Calibration | None:
+    return None if bundle.manifest.series is None else bundle.manifest.series.batch
 
 
 def _wide(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
@@ -121,6 +138,6 @@ def _write(bundle: Bundle, manifest: Manifest, online: Calibrated, batch: Calibr
         BATCH_GRAPH: export_batch_calibration(batch.tables, calibration.alarm_rate),
         RECORD: record.to_json().encode(),
         "card.md": series_card(manifest, record, ()).encode(),
-        "report.html": render_recalibration(manifest, bundle.manifest.calibration, online).encode(),
+        "report.html": render_recalibration(manifest, bundle.manifest.calibration, online, _whole(bundle)).encode(),
     }
     return write_bundle(out, manifest, files), digest

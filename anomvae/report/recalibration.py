@@ -20,9 +20,13 @@ _DECIDES = {
     "either": "either score, at half of the rate each",
 }
 _FEW = 10
+_OWN = ("score threshold", "reconstruction threshold", "smallest alarm rate", "groups with thresholds of their own")
+"""What each of the calibrations of a series has of its own."""
 
 
-def render_recalibration(manifest: Manifest, before: Calibration, calibrated: Calibrated) -> str:
+def render_recalibration(
+    manifest: Manifest, before: Calibration, calibrated: Calibrated, whole_before: Calibration | None = None
+) -> str:
     """The page as one HTML file: no script, no request, readable offline.
 
     It draws no uniformity: p-values of the rows that calibrated are even by construction.
@@ -31,6 +35,7 @@ def render_recalibration(manifest: Manifest, before: Calibration, calibrated: Ca
         manifest: Of the new bundle.
         before: The calibration that was replaced.
         calibrated: The new one, with its tails.
+        whole_before: Of a series: the calibration of steps of whole series that was replaced; None: there was none.
     """
     now = manifest.calibration
     rows = now.recalibrated
@@ -45,7 +50,7 @@ def render_recalibration(manifest: Manifest, before: Calibration, calibrated: Ca
         rule=alarm_rule(now),
         amount=headline(now).removesuffix(" of normal rows alarm"),
         warnings=_warnings(now),
-        changes=_changes(before, now),
+        changes=[*_changes(before, now), *_whole_changes(manifest, whole_before)],
         uniformity=[],
         rates=[],
         **calibration_facts(manifest, calibrated.tails),
@@ -61,6 +66,15 @@ def _changes(before: Calibration, now: Calibration) -> list[tuple[str, str, str]
         for name in new
         if (old[name], new[name]) != (NOTHING, NOTHING)
     ]
+
+
+def _whole_changes(manifest: Manifest, before: Calibration | None) -> list[tuple[str, str, str]]:
+    """Likewise of steps of whole series, what is not the same for both; none of a detector of rows."""
+    now = None if manifest.series is None else manifest.series.batch
+    if now is None:
+        return []
+    old, new = {} if before is None else _facts(before), _facts(now)
+    return [(f"whole series: {name}", old.get(name, NOTHING), new[name]) for name in _OWN if new[name] != NOTHING]
 
 
 def _facts(facts: Calibration) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from anomvae.data.series import asset_numbers, sequences_for
+from anomvae.data.strangers import find_strangers
 from anomvae.report.series import clock_of, drawn, facts_of, series_style
 from anomvae.report.series_contents import SCORED, JudgedSteps, ScoredSeries
 from anomvae.report.series_look import (
@@ -116,6 +117,7 @@ def look_at_scored(  # noqa: PLR0913  what was scored, how, and what is known of
     traces, more_assets = asset_traces(judged)
     runs, more_runs = alarm_runs(judged, explainer, usual, MOST_RUNS)
     reasons = Counter(reason for reason in answers["reason"].to_pylist() if reason is not None)
+    strangers = find_strangers(rows, facts).words
     return ScoredSeries(
         manifest=manifest,
         name=name,
@@ -133,7 +135,7 @@ def look_at_scored(  # noqa: PLR0913  what was scored, how, and what is known of
         runs=runs,
         more_runs=more_runs,
         measures={} if measures is None else measures,
-        warnings=warnings,
+        warnings=warnings if strangers is None else (strangers, *warnings),
     )
 
 

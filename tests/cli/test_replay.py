@@ -147,6 +147,21 @@ def test_what_cannot_be_replayed_is_refused_in_one_sentence(
     assert len(ended.err.strip().splitlines()) == 1
 
 
+def test_rows_that_are_none_or_cannot_be_answered_are_refused_by_what_is_wrong(
+    cli: Cli, series: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    table = pq.read_table("rows.parquet")
+    text = table.set_column(table.schema.get_field_index("flow"), "flow", pa.array(["secret"] * len(series)))
+    wrong = [(table.slice(0, 0), "hold no rows"), (text, "no row can be answered; of the first, column 'flow' holds")]
+    for rows, sentence in wrong:
+        pq.write_table(rows, tmp_path / "wrong.parquet")
+        ended = cli("replay", "wrong.parquet", "--model", pumps().folder)
+        assert ended.code == 2
+        assert sentence in ended.err
+        assert "secret" not in ended.err
+        assert len(ended.err.strip().splitlines()) == 1
+
+
 def test_a_table_model_that_knows_no_time_asks_for_it(cli: Cli, fitted: Bundle, presses: pa.Table) -> None:
     ended = cli("replay", "presses.parquet", "--model", fitted.folder)
     assert ended.code == 2

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anomvae.data.health import Concern, look_over
+from anomvae.data.health import Concern, look_at_channels, look_over
 from anomvae.data.schema import Schema, SchemaRules, infer_schema
 from anomvae.data.shapes import exact_relations, far_off, find_modes, lone_codes, longest_stretch
 from anomvae.errors import SchemaError
@@ -122,6 +122,18 @@ def test_a_stuck_sensor_is_found_in_the_order_of_time() -> None:
     row = shuffled.column("t").to_pylist().index(minutes()[1_000]) + 1
     assert (concern.severity, concern.column) == ("warning", "a")
     assert f"60 rows in a sequence that starts at row {row:,}" in concern.message
+
+
+def test_channels_of_a_series_are_looked_at_in_order_of_their_assets_and_time_and_may_repeat_or_drift() -> None:
+    columns = clean(t=[str(moment) for moment in minutes(N)], asset=["x", "y"] * (N // 2))
+    columns["b"] += np.linspace(0, 30, N)
+    columns["a"][:300:2] = columns["a"][0]  # of one asset, which shares the table with another
+    rows = pa.concat_tables([pa.table(columns), pa.table(clean(t=columns["t"], asset=columns["asset"]))])
+    order = np.argsort(np.tile(np.arange(N) % 2, 2), kind="stable").astype(np.int64)
+    schema = Schema({"a": "numeric", "b": "numeric"}, ())
+    found = look_at_channels(rows, schema, order, np.arange(2 * N) % N == 0, time="t")
+    assert [concern.column for concern in found] == ["a"]
+    assert "sticks at one value for 150 rows in a sequence that starts at row 1;" in found[0].message
 
 
 def test_shuffled_or_sorted_rows_have_no_stuck_sensor() -> None:

@@ -267,9 +267,11 @@ def test_a_table_with_nothing_to_learn_from_says_why() -> None:
     rows = pa.table({"a": [1.0] * N, "key": list(range(N)), "b": [None] * N})
     with pytest.raises(
         SchemaError,
-        match="no column is left to learn from: 'a' is constant, 'key' is a unique identifier, 'b' is all missing",
+        match=r"no column is left to learn from: 'a' \(constant\), 'key' \(a unique identifier\), 'b' \(all missing\); declare",
     ):
         infer_schema(rows)
+    with pytest.raises(SchemaError, match=r"'a' \(orders the rows\), 'b' \(dropped on request\); drop fewer of them$"):
+        infer_schema(rows.select(["a", "b"]), SchemaRules(time="a", drop=("b",)))
     with pytest.raises(SchemaError, match="the table has no columns"):
         infer_schema(pa.table({}))
 

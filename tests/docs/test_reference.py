@@ -33,7 +33,8 @@ def test_every_command_option_and_error_stands_in_the_reference() -> None:
         if not getattr(command, "commands", None):
             assert f"`{path}`" in text
             for parameter in command.params:  # type: ignore[attr-defined]
-                for option in parameter.opts if parameter.param_type_name == "option" else []:
+                names = [*parameter.opts, *parameter.secondary_opts]
+                for option in names if parameter.param_type_name == "option" else []:
                     assert f"`{option}`" in text, f"{path} {option}"
 
     walk(root, "anomvae")

@@ -134,6 +134,32 @@ def test_tables_have_a_cell_for_each_heading() -> None:
     assert all(len(row) == 2 for row in bare.detection_rows())
 
 
+def test_nothing_is_told_by_the_day_in_a_unit_that_nobody_knows() -> None:
+    score, steps = two_pumps()
+    settings = SeriesSettings(EventSettings(0.0, renewal_s=600.0), unit="units of 't'")
+    found = evaluate_series(score, score > 2, steps, settings)
+    assert found.at_budget.false_events == 0
+    assert found.verdict is not None
+    rows = {row[0]: row[1:] for row in found.detection_rows()}
+    assert rows["delay, median, units of 't'"][1] == f"{found.verdict.delay_median_s:.4g}"
+    a_thousand = 1_000 * found.verdict.false_events / found.verdict.normal_steps
+    assert rows["false events per 1,000 normal steps"] == ("0.00", f"{a_thousand:.2f}")
+    assert not any("day" in name for name in rows)
+    metrics = found.as_metrics()
+    assert metrics["false_events_per_1000_steps"] == pytest.approx(a_thousand)
+    assert metrics["delay_median"] == found.verdict.delay_median_s
+    assert not any(name.endswith(("_s", "_s_at_budget", "days")) or "per_day_" in name for name in metrics)
+
+
+def test_a_budget_of_less_than_an_alarm_is_none() -> None:
+    score, steps = two_pumps()
+    found = [
+        evaluate_series(score, None, steps, replace(MINUTES, events=EventSettings(a_day))) for a_day in (0.4, 20.0)
+    ]
+    assert [each.allowed_events for each in found] == [0, int(20 * found[0].at_budget.normal_days)]
+    assert found[0].at_budget.false_events == 0
+
+
 @pytest.mark.parametrize("label", [True, False])
 def test_labels_of_one_kind_are_refused(label: bool) -> None:
     steps = LabelledSteps(np.full(10, label), np.zeros(10, dtype=np.int64))

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from anomvae.bundle import read_bundle
+from anomvae.bundle import Manifest, read_bundle
 from anomvae.errors import SchemaError, SettingError, TooFewRowsError
 from anomvae.fitting.series import fit_series_bundle
 from anomvae.fitting.series_model import calibration_rows, fit_series_model
@@ -141,6 +141,68 @@ def test_the_manifest_says_how_rows_become_windows() -> None:
     assert facts.batch.rows == 240
     assert manifest.calibration.effective_rows is not None
     assert read_bundle(pumps().folder).manifest == manifest
+
+
+def test_it_says_that_the_networks_kept_were_trained_on_all_steps(tmp_path: Path) -> None:
+    """The manifest, the record, the card and the report of a fit with a hundred training steps a channel and more."""
+    made = {
+        how: fit_series_bundle(pump_table(200), asked(members="row", calibration=how), tmp_path / how)
+        for how in ("auto", "split")
+    }
+    facts = {how: fit.bundle.manifest.series for how, fit in made.items()}
+    assert [None if each is None else each.refitted_on for each in facts.values()] == [400, None]
+    assert [fit.record.parameters["series.refitted_on"] for fit in made.values()] == [400, None]
+    assert made["auto"].bundle.manifest.split == made["split"].bundle.manifest.split
+    texts = {
+        how: [(fit.bundle.folder / name).read_text() for name in ("card.md", "report.html")]
+        for how, fit in made.items()
+    }
+    anew = [
+        "The network that is kept was then trained on all 400 steps.",
+        "a network that had not seen them; the one that is kept was then trained on all 400 steps",
+    ]
+    assert [words in text for words, text in zip(anew, texts["auto"], strict=True)] == [True, True]
+    assert not any("was then trained" in text for text in texts["split"])
+    assert "fitted on 400 normal steps" in texts["auto"][0]
+    assert "fitted on 280 normal steps" in texts["split"][0]
+
+
+def test_with_few_training_steps_a_channel_nothing_is_trained_anew(tmp_path: Path) -> None:
+    facts = fit_series_bundle(
+        pump_table(100), asked(members="row", alarm_rate=0.2), tmp_path / "few"
+    ).bundle.manifest.series
+    assert facts is not None
+    assert facts.refitted_on is None
+
+
+def test_a_bundle_from_before_says_nothing_of_a_refit() -> None:
+    manifest = pumps().manifest
+    raw = json.loads(manifest.to_json())
+    assert raw["series"].pop("refitted_on") == 1200
+    before = Manifest.from_json(json.dumps(raw)).series
+    assert before is not None
+    assert before.refitted_on is None
+
+
+def test_a_column_that_looks_like_a_label_is_warned_of_unless_it_is_named(tmp_path: Path) -> None:
+    table = with_column(pump_table(200), "is_fault", np.arange(400) % 100 == 3)
+    fit = fit_series_bundle(table, asked(members="row"), tmp_path / "in")
+    assert [words for words in fit.warnings if "looks like a label and marks 4 rows; name it with --label" in words]
+    named = prepare_series(table, asked(label="is_fault"))
+    assert not any("looks like a label" in concern.message for concern in named.concerns)
+
+
+def test_a_condition_of_off_that_no_cell_can_answer_is_refused() -> None:
+    table = with_column(pump_table(200), "state", ["secret", "other"] * 200)
+    with pytest.raises(SettingError, match="compares 'state' with a number, and none of its cells"):
+        prepare_series(table, asked(off="state < 10"))
+
+
+def test_a_condition_of_off_that_always_holds_is_named() -> None:
+    with pytest.raises(TooFewRowsError, match="--off 'flow > -100' holds in every row"):
+        prepare_series(pump_table(200), asked(off="flow > -100"))
+    with pytest.raises(TooFewRowsError, match=r"of 0 steps|of \d+ steps, --off left \d+ rows out; state a shorter"):
+        prepare_series(pump_table(200), asked(off="heat > -2.5"))
 
 
 def test_the_card_says_what_the_score_is_measured_in() -> None:
