@@ -17,6 +17,8 @@ EVENTS = {
     "partitions changed": "Partitions came to this process, or went to another.",
     "draining": "It was told to stop: what is at hand is answered, delivered and committed.",
     "drain timed out": "Source or sink did not let it leave within `--drain-timeout`; what is not committed comes again. Exit code 1.",
+    "mqtt unreachable": "A connection to an MQTT broker was lost, or cannot be had, with the `reason`; told once an outage.",
+    "mqtt connected again": "It is back.",
     "stream stopped": "It was told to, and all that was answered is committed.",
     "stream ended": "The source has no more records: a file, or standard input.",
     "stream failed": "Source or sink is gone for good; what is not committed comes again.",

@@ -15,17 +15,6 @@ from anomvae.data.modes import mode_concerns
 from anomvae.data.schema import Schema
 from anomvae.data.sequences import sequence_concerns, sequence_words
 from anomvae.errors import CellError, SchemaError, TooFewRowsError
-from anomvae.fitting.series import AMPLE_ROWS
-from anomvae.fitting.series_preparation import (
-    CALIBRATION,
-    TRAIN,
-    VALIDATION,
-    lay_out,
-    parts_of,
-    read_rows,
-    refuse_too_short,
-)
-from anomvae.fitting.settings import settings_from
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -47,6 +36,9 @@ def check_series(data: Any, asked: dict[str, Any]) -> None:
     Raises:
         InputError: The data cannot be read, no column is a number, or the settings are wrong.
     """
+    from anomvae.fitting.series_preparation import lay_out, parts_of, read_rows
+    from anomvae.fitting.settings import settings_from
+
     settings = settings_from({}, asked)
     read = read_rows(data, settings)
     console, normal = out(), read.normal
@@ -79,6 +71,8 @@ def _problem(error: Exception) -> Concern:
 
 def _steps(sequences: Sequences, part: npt.NDArray[np.int8]) -> tuple[int, int, int]:
     """Steps with a row that train, validate and calibrate."""
+    from anomvae.fitting.series_preparation import CALIBRATION, TRAIN, VALIDATION
+
     train, validation, calibration = (
         int(((part == each) & (sequences.row >= 0)).sum()) for each in (TRAIN, VALIDATION, CALIBRATION)
     )
@@ -86,6 +80,8 @@ def _steps(sequences: Sequences, part: npt.NDArray[np.int8]) -> tuple[int, int, 
 
 
 def _parts_words(sequences: Sequences, part: npt.NDArray[np.int8]) -> str:
+    from anomvae.fitting.series import AMPLE_ROWS
+
     train, validation, calibration = _steps(sequences, part)
     is_refitted = train >= AMPLE_ROWS * len(sequences.columns)
     anew = f"; the network that is kept then trains on all {train + validation + calibration:,}" if is_refitted else ""
@@ -98,6 +94,8 @@ def _parts_words(sequences: Sequences, part: npt.NDArray[np.int8]) -> str:
 
 def _of_sequences(sequences: Sequences, part: npt.NDArray[np.int8], settings: FitSettings) -> list[Concern]:
     """How the rows lie in time, and what modes they hold; if a fit refuses them, why."""
+    from anomvae.fitting.series_preparation import CALIBRATION, TRAIN, refuse_too_short
+
     window, time, by = settings.window or 0, settings.time or "", settings.by
     found = sequence_concerns(sequences, window, time=time, asset=by, off=settings.off)
     try:
