@@ -30,6 +30,10 @@ FORMAT_VERSION = 3
 """Format of the bundle. A reader refuses a newer one; it raises by one whenever an older reader would go wrong."""
 
 
+HIDDEN = 96
+"""Cells a step takes in the hidden layers of the member of windows."""
+
+
 @dataclass(frozen=True, slots=True)
 class LeftOut:
     """A column the detector does not score, and why.
@@ -155,7 +159,8 @@ class Manifest:
         asked = (
             1 if ROWS_GRAPH in self.files else self.series.window
         )  # steps of which the row member is asked with a window
-        return cells * self.series.window + self.exemplars * asked + self.series.exemplar_windows
+        hidden = 0 if self.series.members == "row" else HIDDEN
+        return (cells + hidden) * self.series.window + self.exemplars * asked + self.series.exemplar_windows
 
     @property
     def carried(self) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 _REASONS = [fate.name.lower() for fate in Fate]
 """Why a row is not scored, by its fate."""
-_TAPE_CELLS = 8 << 20
+_TAPE_CELLS = 4 << 20
 """Numbers that the windows of the rows placed at a time may hold: wide windows come in smaller parts."""
 _MAY_BE_COMPARED = frozenset({int, float, type(None)})
 NO_ASSET = "the record names no asset in field {!r}"
