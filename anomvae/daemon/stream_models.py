@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from anomvae.daemon.stream_settings import StreamSettings
     from anomvae.observability import Log
     from anomvae.observability.stream_metrics import StreamMetrics
+    from anomvae.scoring.series_rows import RowMember
     from anomvae.streaming.codec import Codec
 
     Find = Callable[[str], Found]
@@ -56,12 +57,12 @@ def load_stream_model(found: Found) -> StreamModel:
     else:
         rows_graph = graph_of(found.bundle, ROWS_GRAPH) if ROWS_GRAPH in manifest.files else b""
         member = row_member(manifest, session, rows_graph)
-        _try_windows(session, manifest, manifest.series.window)
+        _try_windows(session, manifest, manifest.series.window, member)
         return StreamModel(manifest, session, found.version, member)
     return StreamModel(manifest, session, found.version)
 
 
-def _try_windows(session: GraphSession, manifest: Manifest, window: int) -> None:
+def _try_windows(session: GraphSession, manifest: Manifest, window: int, member: RowMember | None) -> None:
     """Has windows of made-up rows scored together and alone."""
     rows = probe_rows(manifest, PROBES * window).numeric.reshape(PROBES, window, len(manifest.numeric))
     windows = EncodedWindows(rows, np.zeros(PROBES, dtype=np.int64))
@@ -69,6 +70,11 @@ def _try_windows(session: GraphSession, manifest: Manifest, window: int) -> None
     if not set(wanted) <= set(session.outputs):
         raise BundleError(f"{manifest.name!r} has a graph without scores, p-values or alarms; fit or pull it again")
     try:
+        if member is not None:
+            terms = member.terms(
+                rows.reshape(PROBES * window, -1), np.zeros(PROBES * window, dtype=np.int64), spare=False
+            )
+            windows = replace(windows, row_terms=terms.reshape(PROBES, window, -1)[:, :-1])
         together, alone = (session.run(part, wanted) for part in (windows, windows.take(slice(0, 1))))
     except Exception as error:  # noqa: BLE001  ONNX Runtime raises classes of its own
         raise ScoringError(f"{manifest.name!r} fails on probe windows ({type(error).__name__}); fit it again") from None

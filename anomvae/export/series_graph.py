@@ -173,8 +173,8 @@ def _with_terms(windows: EncodedWindows, member: RowMember) -> EncodedWindows:
     """Windows with what the row member says of all but their newest steps."""
     series = windows.series
     count, window, channels = series.shape
-    terms = member.terms(series.reshape(-1, channels), np.repeat(windows.asset, window)).reshape(count, window, -1)
-    return replace(windows, row_terms=np.ascontiguousarray(terms[:, :-1]))
+    terms = member.terms(series.reshape(-1, channels), np.repeat(windows.asset, window), spare=False)
+    return replace(windows, row_terms=np.ascontiguousarray(terms.reshape(count, window, -1)[:, :-1]))
 
 
 def _spoilt(series: np.ndarray) -> np.ndarray:

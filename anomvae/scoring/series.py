@@ -187,7 +187,7 @@ class SeriesScoring:
             return windows
         asset = steps.asset if windows.asset is None else windows.asset[steps.asset]
         with ThreadPoolExecutor(self.threads, thread_name_prefix="score") as pool:
-            return replace(windows, row_terms=self._member.terms(steps.values, asset, pool))
+            return replace(windows, row_terms=self._member.terms(steps.values, asset, pool, spare=False))
 
     def _by_past(self, windows: Windows, alarm_rate: float | None) -> StepAnswers:
         has = [name for name in self.answered if name in self.session.outputs]

@@ -71,7 +71,12 @@ class RowMember:
         self.width = 2 * channels + 1
 
     def terms(
-        self, rows: npt.NDArray[np.float32], asset: npt.NDArray[np.int64], pool: Executor | None = None
+        self,
+        rows: npt.NDArray[np.float32],
+        asset: npt.NDArray[np.int64],
+        pool: Executor | None = None,
+        *,
+        spare: bool = True,
     ) -> npt.NDArray[np.float32]:
         """Nats of each channel, the rest of them, and what was expected of each channel, scaled; shape ``(n, 2d + 1)``.
 
@@ -79,16 +84,18 @@ class RowMember:
             rows: Raw units, NaN where missing, shape ``(n, d)``.
             asset: Number of each one's asset, shape ``(n,)``.
             pool: Runs it on several threads.
-
-        Returns:
-            NaN for rows on which the graph fails, as it may where memory runs out.
+            spare: Whether rows on which the graph fails, as it may where memory runs out, are NaN and harm no others; else it
+                raises what ONNX Runtime does.
         """
         given, found = SingleRows(rows, asset), np.empty((len(rows), self.width), dtype=np.float32)
         size = self._session.chunk_rows
         chunks = [slice(first, min(len(rows), first + size)) for first in range(0, len(rows), size)]
 
         def say(chunk: slice) -> None:
-            self._spared(given.take(chunk), found[chunk])
+            if spare:
+                self._spared(given.take(chunk), found[chunk])
+            else:
+                found[chunk] = self._session.run(given.take(chunk), (ROW_TERMS,))[ROW_TERMS]
 
         for _ in (map if pool is None or len(chunks) == 1 else pool.map)(say, chunks):
             pass

@@ -17,7 +17,7 @@ from anomvae.bundle.series import ROWS_GRAPH
 from anomvae.data.windows import EncodedWindows
 from anomvae.scoring import GraphSession
 from anomvae.scoring.series import SeriesScoring
-from anomvae.scoring.series_rows import ROW_TERMS, RowMember, row_member
+from anomvae.scoring.series_rows import ROW_TERMS, RowMember, SingleRows, row_member
 from anomvae.streaming.codec import make_codec
 from anomvae.streaming.contracts import Origin, Record
 from anomvae.streaming.graph_runner import StreamModel
@@ -130,6 +130,23 @@ def test_a_row_that_the_graph_fails_on_harms_no_other(monkeypatch: pytest.Monkey
     found = member.terms(rows, np.zeros(37, dtype=np.int64))
     assert np.isnan(found[20]).all()
     np.testing.assert_array_equal(np.delete(found, 20, axis=0), np.delete(wanted, 20, axis=0))
+    with pytest.raises(RuntimeError, match="bad row"):
+        member.terms(rows, np.zeros(37, dtype=np.int64), spare=False)
+
+
+def test_a_whole_series_is_not_scored_without_a_member_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = GraphSession.run
+
+    def failing(self: GraphSession, rows: Any, *arguments: Any) -> Any:
+        if isinstance(rows, SingleRows):
+            raise MemoryError("no memory")  # noqa: TRY004  the type tells which graph fails
+        return run(self, rows, *arguments)
+
+    scoring = SeriesScoring(pumps())
+    monkeypatch.setattr(GraphSession, "run", failing)
+    for past_only in (True, False):
+        with pytest.raises(MemoryError, match="no memory"):
+            scoring.score(pump_table(40), past_only=past_only)
 
 
 def test_a_bundle_without_the_graph_has_no_such_member() -> None:

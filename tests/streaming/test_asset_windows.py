@@ -219,12 +219,27 @@ def test_a_clock_that_was_set_back_is_found_out_after_as_many_late_rows_as_a_win
     assert [fate for fate, _ in found[-WINDOW:]] == [Fate.FILLING] * (WINDOW - 1) + [Fate.STEP]
 
 
+def test_late_rows_before_a_sequence_that_began_anew_are_no_steps_when_they_are_read_again() -> None:
+    times = [(float(i), float(i)) for i in range(10)]
+    times += [(float(i), 10.0 + i) for i in range(3 * WINDOW)]  # A's clock was set back by ten steps
+    rows = [
+        Row(0, 2 * i + k, "AB"[k], time_s, float(2 * i + k + 1))
+        for i, pair in enumerate(times)
+        for k, time_s in enumerate(pair)
+    ]
+    for crash in range(20, len(rows)):
+        unbroken, restarted = make(), make()
+        place(unbroken, rows[:crash])
+        begin = unbroken.replay_from(Place("in", 0), crash)
+        place(restarted, rows[begin:crash])
+        same(place(restarted, rows[crash:]), place(unbroken, rows[crash:]))
+
+
 def test_a_row_in_time_among_late_ones_begins_their_count_anew() -> None:
     windows = make()
-    mixed = [time_s for i in range(WINDOW) for time_s in (i / 10, 100.0 + i)]
-    assert Fate.LATE in {fate for fate, _ in place(windows, line(99.0, *mixed))}
-    assert {fate for fate, _ in place(windows, line(*mixed)[1::2])} <= {Fate.REPEATED, Fate.LATE}
-    assert place(windows, line(100.0 + WINDOW))[0][0] is Fate.STEP
+    found = place(windows, line(99.0, *(time_s for i in range(3 * WINDOW) for time_s in (i / 10, 100.0 + i))))
+    assert {fate for fate, _ in found[1::2]} == {Fate.LATE}
+    assert {fate for fate, _ in found[2 * WINDOW :: 2]} == {Fate.STEP}
 
 
 def test_missing_steps_hold_on_to_the_row_before_them() -> None:
