@@ -76,8 +76,9 @@ bench-serve: $(PEERS_STAMP)  ## measure the daemon beside its peers, into docs/p
 soak: $(STAMP)  ## ten minutes of mixed and hostile load on a daemon that reloads every 20 seconds
 	@$(BIN)/python -m pipelines.soak --minutes 10 --reload-every-s 20
 
-fuzz: $(STAMP)  ## a hundred thousand damaged bodies for every decoder of the daemon
+fuzz: $(STAMP)  ## a hundred thousand damaged bodies for every decoder of the daemon; new examples for every stated property
 	@$(BIN)/python -m pipelines.fuzz --bodies 100000
+	@HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest -n 2 -q -m hypothesis
 
 accuracy: $(STAMP)  ## measure ranking and false alarms on real tables, into docs/accuracy.md
 	@$(BIN)/python -m pipelines.accuracy

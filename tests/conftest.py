@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import settings
 
 from anomvae.fitting import FitSettings, fit_bundle
 from anomvae.training.settings import TrainingSettings
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 # begins anew in them. (Resetting it between fork and exec would not do: a fork with gRPC's threads alive can end there.)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Every run sees the same drawn examples, so that what passed once passes again; `make fuzz` looks for others.
+settings.register_profile("same", derandomize=True)
+settings.register_profile("search", max_examples=1000, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 def mixed_table(n: int, seed: int = 0) -> pa.Table:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from anomvae.data.cadence import Arrival
 from anomvae.streaming.placement import Fate, Placement
+from anomvae.streaming.sequence import HALF, Mark, Sequence
 from anomvae.streaming.slots import Slots
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
+    from collections.abc import Sequence as Rows
 
     from anomvae.data.cadence import Cadence
     from anomvae.streaming.contracts import Place
@@ -22,16 +23,6 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
-
-_HALF = 0.5
-"""Of a step: closer to the row before, a row is repeated."""
-
-
-class _Mark(NamedTuple):
-    """An anchor: its offset, and that of the record that had set the partition's clock as it stood there."""
-
-    offset: int
-    lease: int
 
 
 class _Steps(NamedTuple):
@@ -43,8 +34,8 @@ class _Steps(NamedTuple):
     anchor: IntArray
     lease: IntArray
     fate: npt.NDArray[np.int8]
-    ended: dict[int, _Mark]
-    """Slots whose newest row found them off, and that row."""
+    ended: dict[int, Mark]
+    """Slots whose newest row found them off, and their newest anchor."""
 
 
 class _Sorted(NamedTuple):
@@ -77,11 +68,12 @@ class AssetWindows:
     The state after a record is a function of the records that lie from :meth:`replay_from` on, so that reading those again
     rebuilds it. Two things make that so. First, whether a row is a step depends on the step before it, and so on backwards. But
     a row at least half a step after *every* earlier row of its asset is a step wherever reading began: no earlier row can be
-    taken for a step that it repeats. Such rows are *anchors*; where nothing is repeated, every row is one. A window is rebuilt
-    from the newest anchor at or before its first step. Second, what makes an asset be forgotten compares with its own newest
-    rows alone: how far its partition's clock (the newest time in it) has gone on since, and how many records. For that, the
-    record that had set the clock as it stood at the anchor is read again, too; where assets keep the same time, that is the
-    anchor or a neighbour.
+    taken for a step that it repeats. Such rows are *anchors*; where nothing is repeated, every row is one, and
+    :class:`~anomvae.streaming.sequence.Sequence` says which are where rows are repeated, late or found the asset off. A window
+    is rebuilt from the newest anchor at or before its first step. Second, what makes an asset be forgotten compares with its
+    own newest rows alone: how far its partition's clock (the newest time in it) has gone on since, and how many records. For
+    that, the record that had set the clock as it stood at the anchor is read again, too; where assets keep the same time, that
+    is the anchor or a neighbour.
 
     A row that is late changes nothing, but as many in a row as a window has steps mean that the asset's clock was set back, or
     had been ahead: with the next its sequence begins anew.
@@ -195,70 +187,60 @@ class AssetWindows:
         anew = (rows.clock - clock > self._idle_s) | (rows.offset - offset > self._max_replay)
         anew[rows.first] |= slots.kept[concerned] < 0
         apart = np.where(anew, np.inf, (rows.time - time) / self.cadence.step_s)
-        plain = (apart >= _HALF) & ~rows.off
-        plain[rows.first] &= anew[rows.first] | (slots.count[concerned] > 0)
+        plain = (apart >= HALF) & ~rows.off
+        quiet = (
+            (slots.count[concerned] > 0)
+            & (slots.settling[concerned] == 0)
+            & (slots.seen[concerned] <= slots.newest[concerned])
+        )
+        plain[rows.first] &= anew[rows.first] | quiet
         missing = np.floor(np.clip(apart, 0.0, self.cadence.longest_gap + 2) + 0.5).astype(np.int64) - 1
         missing = np.maximum(missing, 0)
         begins = anew | (missing > self.cadence.longest_gap)
         missing[begins] = 0
-        anchor = rows.offset.copy()
-        follows = rows.first[~begins[rows.first]]
-        close = (rows.time[follows] - slots.seen[rows.slot[follows]]) / self.cadence.step_s < _HALF
-        anchor[follows[close]] = -1
         fate = np.full(n, Fate.FILLING, np.int8)
-        steps = _Steps(np.ones(n, np.bool_), begins, missing, anchor, rows.lease.copy(), fate, {})
+        steps = _Steps(np.ones(n, np.bool_), begins, missing, rows.offset.copy(), rows.lease.copy(), fate, {})
         last = np.append(rows.first[1:], n) - 1
         simple = np.logical_and.reduceat(plain, rows.first)
         done = last[simple]
         slots.newest[rows.slot[done]] = slots.seen[rows.slot[done]] = rows.time[done]
-        slots.kept[rows.slot[done]], slots.kept_lease[rows.slot[done]] = rows.offset[done], rows.lease[done]
-        slots.late[rows.slot[done]] = 0
+        slots.kept[rows.slot[done]], slots.late[rows.slot[done]] = rows.offset[done], 0
         for which in np.flatnonzero(~simple).tolist():
             self._one_by_one(rows, range(int(rows.first[which]), int(last[which]) + 1), steps)
         return steps
 
     def _one_by_one(self, rows: _Sorted, here: range, steps: _Steps) -> None:
         """The same for the rows of one asset, by the rule itself."""
-        slots, slot, step_s = self._slots, int(rows.slot[here[0]]), self.cadence.step_s
-        kept_at, seen, clock = int(slots.kept[slot]), float(slots.seen[slot]), float(slots.clock[slot])
-        newest, late = float(slots.newest[slot]), int(slots.late[slot])
-        off_at = _Mark(int(slots.need[slot]), int(slots.lease[slot])) if slots.count[slot] == 0 else None
-        kept_lease = int(slots.kept_lease[slot])
+        slots, slot = self._slots, int(rows.slot[here[0]])
+        asset = Sequence(
+            self.cadence,
+            self.window,
+            self._idle_s,
+            self._max_replay,
+            newest=float(slots.newest[slot]),
+            kept_at=int(slots.kept[slot]),
+            off=not slots.count[slot],
+            seen=float(slots.seen[slot]),
+            clock=float(slots.clock[slot]),
+            late=int(slots.late[slot]),
+            settling=int(slots.settling[slot]),
+            mark=slots.mark_of(slot),
+        )
         for i in here:
-            time, offset = float(rows.time[i]), int(rows.offset[i])
-            anew = kept_at < 0 or rows.clock[i] - clock > self._idle_s or offset - kept_at > self._max_replay
-            clock, ahead = float(rows.clock[i]), None
-            if not anew and time < newest:
-                late += 1
-                if late <= self.window:
-                    steps.kept[i], steps.fate[i] = False, Fate.LATE
-                    continue
-                anew, ahead = True, _Mark(kept_at, kept_lease)
-            late = 0
-            if anew:
-                seen, off_at = -np.inf, None
-            if rows.off[i]:
-                steps.kept[i], steps.fate[i] = False, Fate.OFF
-                newest, seen, kept_at, kept_lease = time, max(seen, time), offset, int(rows.lease[i])
-                off_at = _Mark(offset, kept_lease)
-                continue
-            placed = self.cadence.place(time, None if anew or off_at is not None else newest)
-            apart, seen = (time - seen) / step_s, max(seen, time)
-            if placed.arrival is Arrival.REPEATED:
-                steps.kept[i], steps.fate[i] = False, Fate.REPEATED
-                continue
-            steps.begins[i], steps.missing[i] = placed.arrival is Arrival.FIRST, placed.missing
-            if ahead is not None:  # without the row that was ahead, the late ones before this would be steps
-                steps.anchor[i], steps.lease[i] = ahead
-            elif apart < _HALF:
-                steps.anchor[i], steps.lease[i] = (-1, -1) if off_at is None else off_at
-            else:
-                steps.anchor[i] = offset
-            newest, kept_at, kept_lease, off_at = time, offset, int(rows.lease[i]), None
-        slots.newest[slot], slots.seen[slot], slots.kept[slot] = newest, seen, kept_at
-        slots.kept_lease[slot], slots.late[slot] = kept_lease, late
-        if off_at is not None:
-            steps.ended[slot] = off_at
+            taken = asset.take(
+                float(rows.time[i]),
+                int(rows.offset[i]),
+                float(rows.clock[i]),
+                int(rows.lease[i]),
+                off=bool(rows.off[i]),
+            )
+            steps.fate[i], steps.kept[i] = taken.fate, taken.fate is Fate.FILLING
+            steps.begins[i], steps.missing[i] = taken.begins, taken.missing
+            steps.anchor[i], steps.lease[i] = taken.mark
+        slots.newest[slot], slots.seen[slot], slots.kept[slot] = asset.newest, asset.seen, asset.kept_at
+        slots.late[slot], slots.settling[slot] = asset.late, asset.settling
+        if asset.off:
+            steps.ended[slot] = asset.mark
 
     def _write(
         self, rows: _Sorted, steps: _Steps, values: npt.NDArray[np.float32]
@@ -330,7 +312,7 @@ class AssetWindows:
         return evicted
 
 
-def _by_place(places: Sequence[tuple[str, int]]) -> list[tuple[tuple[str, int], slice | list[int]]]:
+def _by_place(places: Rows[tuple[str, int]]) -> list[tuple[tuple[str, int], slice | list[int]]]:
     """Positions by partition; a slice where there is but one."""
     different = dict.fromkeys(places)
     if len(different) == 1:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from anomvae.streaming.sequence import Mark
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -31,9 +33,9 @@ class Slots:
         count: Steps of the sequence so far; 0: the asset is off; shape ``(s,)``.
         newest: Time of the newest row that was a step or found the asset off, shape ``(s,)``.
         kept: Offset of that row; -1: there is none; shape ``(s,)``.
-        kept_lease: Offset of the record that had set the partition's clock as it stood there, shape ``(s,)``.
         late: Late rows since the last that was not, shape ``(s,)``.
-        seen: Newest time of all rows, repeated ones included, shape ``(s,)``.
+        settling: Rows that must go on before one of them is an anchor again, shape ``(s,)``.
+        seen: Newest time since the sequence began, repeated rows and late ones included, shape ``(s,)``.
         need: Offset of the anchor that the asset's next window can be rebuilt from, shape ``(s,)``.
         lease: Offset of the record that had set the partition's clock as it stood there, shape ``(s,)``.
         clock: The partition's clock at the asset's last row, shape ``(s,)``.
@@ -44,7 +46,7 @@ class Slots:
         self.values = np.empty((0, history, width), dtype=np.float32)
         self.anchors, self.leases = (np.empty((0, history), dtype=np.int64) for _ in range(2))
         self.owner, self.count, self.kept, self.need = (np.empty(0, dtype=np.int64) for _ in range(4))
-        self.lease, self.kept_lease, self.late = (np.empty(0, dtype=np.int64) for _ in range(3))
+        self.lease, self.late, self.settling = (np.empty(0, dtype=np.int64) for _ in range(3))
         self.newest, self.seen, self.clock = (np.empty(0, dtype=np.float64) for _ in range(3))
         self._unused: list[int] = []
 
@@ -56,8 +58,8 @@ class Slots:
         for slot, name in zip(taken, names, strict=True):
             self.names[slot] = name
         self.owner[taken] = owner
-        self.kept[taken] = self.kept_lease[taken] = self.need[taken] = self.lease[taken] = -1
-        self.count[taken] = self.late[taken] = 0
+        self.kept[taken] = self.need[taken] = self.lease[taken] = -1
+        self.count[taken] = self.late[taken] = self.settling[taken] = 0
         self.seen[taken] = self.clock[taken] = self.newest[taken] = -np.inf
         self.anchors[taken] = self.leases[taken] = -1
         return taken
@@ -84,6 +86,14 @@ class Slots:
         """The slots of a partition."""
         return np.flatnonzero(self.owner == owner)
 
+    def mark_of(self, slot: int) -> Mark:
+        """The newest anchor of an asset."""
+        marked = np.flatnonzero(self.anchors[slot] >= 0)
+        if not self.count[slot] or not len(marked):
+            return Mark(int(self.need[slot]), int(self.lease[slot]))
+        newest = int(marked[-1])
+        return Mark(int(self.anchors[slot, newest]), int(self.leases[slot, newest]))
+
     def _grow(self) -> None:
         size = len(self.owner)
         more = max(_FIRST, size // 4)  # by a quarter: twice the space would mostly be for nobody
@@ -95,9 +105,9 @@ class Slots:
             "count",
             "kept",
             "need",
-            "kept_lease",
             "lease",
             "late",
+            "settling",
             "newest",
             "seen",
             "clock",
