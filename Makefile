@@ -47,6 +47,10 @@ tools:  ## install what tests use beside Python packages, where it is missing an
 			|| echo "not all of$$missing can be had; their tests skip"; \
 	else echo "missing:$$missing; their tests skip"; fi; fi
 
+# One thread a worker: threads of several processes that wait for each other on the same cores take three times as long.
+test: export OMP_NUM_THREADS = 1
+test: export OPENBLAS_NUM_THREADS = 1
+test: export MKL_NUM_THREADS = 1
 test: $(STAMP) tools test-scoring  ## run every test, in parallel
 	@echo "running the tests"
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup -q
@@ -78,7 +82,7 @@ soak: $(STAMP)  ## ten minutes of mixed and hostile load on a daemon that reload
 
 fuzz: $(STAMP)  ## a hundred thousand damaged bodies for every decoder of the daemon; new examples for every stated property
 	@$(BIN)/python -m pipelines.fuzz --bodies 100000
-	@HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest -n 2 -q -m hypothesis
+	@OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest -n 2 -q -m hypothesis
 
 accuracy: $(STAMP)  ## measure ranking and false alarms on real tables, into docs/accuracy.md
 	@$(BIN)/python -m pipelines.accuracy

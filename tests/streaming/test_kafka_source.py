@@ -17,7 +17,7 @@ from anomvae.streaming.kafka_reading import Reading
 from anomvae.streaming.kafka_source import KafkaSource
 from tests.streaming.kafka_broker import SESSION_S
 from tests.streaming.kafka_front import FETCH, OFFSET_COMMIT
-from tests.streaming.kafka_reader import Reader, numbered, reading
+from tests.streaming.kafka_reader import Reader, numbered, reading, until
 
 if TYPE_CHECKING:
     import io
@@ -215,7 +215,7 @@ def test_lag_is_the_distance_to_the_end_of_the_log(kafka: Broker, log: Log) -> N
     kafka.produce(topic, numbered(500))
     reader = Reader(kafka.cluster(topic), reading("lag"), log)
     with closing(reader.source):
-        reader.until(lambda: bool(reader.poll(100).records))
+        until(lambda: bool(reader.records), lambda: reader.poll(100))
         assert reader.source.lag() == {Place(topic, 0): 500 - len(reader.records)}
 
 
