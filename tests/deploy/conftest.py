@@ -115,7 +115,7 @@ def queries(dashboard: dict[str, Any], panels: list[dict[str, Any]], rules: list
     return [Query(where, re.sub(r"\$\w+", lambda found: VARIABLES[found[0]], expr)) for where, expr in asked]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # under load: it must not outlive who asks
 def loaded_daemon(fitted: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """The daemon itself, which is sent rows over every protocol from scrape to scrape."""
     token = "a-token-that-only-this-test-knows"  # noqa: S105  it opens nothing else
@@ -200,7 +200,7 @@ def _cells(array: npt.NDArray[Any]) -> list[Any]:
     return [None if cell != cell else cell for cell in array.ravel().tolist()]  # noqa: PLR0124  NaN alone is not itself
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # under load: it must not outlive who asks
 def loaded_streams(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     """Addresses of a stream that answers a pipe, and of one that tells what only a broker makes known: lag, transactions."""
     folder = tmp_path_factory.mktemp("streams")
@@ -248,7 +248,7 @@ def documented_job() -> dict[str, Any]:
     return dict(job)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # under load: it must not outlive who asks
 def prometheus(
     loaded_daemon: Daemon, loaded_streams: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Prometheus]:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from tests.deploy.conftest import Prometheus, Query
+
+pytestmark = pytest.mark.xdist_group("panels")
 
 MAY_BE_EMPTY = {
     "Alerts",  # nothing fires
