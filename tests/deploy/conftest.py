@@ -93,20 +93,20 @@ def rules() -> list[dict[str, Any]]:
     return [rule for file in files for group in yaml.safe_load(file.read_text())["groups"] for rule in group["rules"]]
 
 
-@pytest.fixture(scope="session", params=DASHBOARDS)
+@pytest.fixture(params=DASHBOARDS)
 def dashboard(request: pytest.FixtureRequest) -> dict[str, Any]:
     """Each dashboard in turn."""
     found: dict[str, Any] = json.loads((DEPLOY / f"grafana/dashboards/{request.param}.json").read_text())
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def panels(dashboard: dict[str, Any]) -> list[dict[str, Any]]:
     """Its panels, without the headings of rows."""
     return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def queries(dashboard: dict[str, Any], panels: list[dict[str, Any]], rules: list[dict[str, Any]]) -> list[Query]:
     """Everything that is asked of Prometheus by a dashboard, or by any rule."""
     asked = [(panel["title"], target["expr"]) for panel in panels for target in panel["targets"]]
