@@ -59,7 +59,7 @@ def check_series(data: Any, asked: dict[str, Any]) -> None:
         return
     part = parts_of(sequences)
     console.print(escape(sequence_words(sequences)), soft_wrap=True)
-    console.print(_parts_words(sequences, part), soft_wrap=True)
+    console.print(_parts_words(sequences, part, settings), soft_wrap=True)
     concerns += [*_of_sequences(sequences, part, settings), *_of_columns(read, sequences, settings)]
     show_concerns(sorted(concerns, key=lambda concern: ORDER.index(concern.severity)))
 
@@ -79,11 +79,11 @@ def _steps(sequences: Sequences, part: npt.NDArray[np.int8]) -> tuple[int, int, 
     return train, validation, calibration
 
 
-def _parts_words(sequences: Sequences, part: npt.NDArray[np.int8]) -> str:
-    from anomvae.fitting.series import AMPLE_ROWS
+def _parts_words(sequences: Sequences, part: npt.NDArray[np.int8], settings: FitSettings) -> str:
+    from anomvae.fitting.series_preparation import trains_on_all
 
     train, validation, calibration = _steps(sequences, part)
-    is_refitted = train >= AMPLE_ROWS * len(sequences.columns)
+    is_refitted = trains_on_all(settings, train, len(sequences.columns))
     anew = f"; the network that is kept then trains on all {train + validation + calibration:,}" if is_refitted else ""
     of = "" if len(sequences.assets) == 1 else " of each asset"
     return (

@@ -25,7 +25,15 @@ from anomvae.fitting.series_model import (
     keep_all_windows,
     refit_series_model,
 )
-from anomvae.fitting.series_preparation import CALIBRATION, TRAIN, VALIDATION, prepare_series, problems, thinned
+from anomvae.fitting.series_preparation import (
+    CALIBRATION,
+    TRAIN,
+    VALIDATION,
+    prepare_series,
+    problems,
+    thinned,
+    trains_on_all,
+)
 from anomvae.report.series import render_series
 from anomvae.training.loop import choose_device
 from anomvae.vae.series_weights import series_files
@@ -41,8 +49,6 @@ if TYPE_CHECKING:
     from anomvae.training.loop import History, Hook
 
 PROBE_WINDOWS = 64
-AMPLE_ROWS = 100
-"""Training steps a channel from which more of them change scores little: the rows that calibrated then train too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +105,7 @@ def fit_series_bundle(
         for rows in (online_rows, batch_rows)
     )
     held_out = fitted  # has not seen the steps that the report shows
-    if _is_refitted(prepared, settings):
+    if trains_on_all(settings, len(prepared.steps(TRAIN)), len(prepared.columns)):
         fitted = refit_series_model(prepared, fitted, settings, device)
     elif settings.calibration == "auto":
         fitted = keep_all_windows(prepared, fitted)
@@ -123,11 +129,6 @@ def fit_series_bundle(
     }
     bundle = write_bundle(out, manifest, files)
     return SeriesFit(bundle, record, fitted.histories, warnings, parity)
-
-
-def _is_refitted(prepared: PreparedSeries, settings: FitSettings) -> bool:
-    """Whether the detector that is kept is trained on all steps, those that calibrate too."""
-    return settings.calibration == "auto" and len(prepared.steps(TRAIN)) >= AMPLE_ROWS * len(prepared.columns)
 
 
 def _probe(windows: Windows) -> Windows:
@@ -159,7 +160,7 @@ def _manifest(
         members=settings.members,
         exemplar_windows=fitted.exemplar_windows,
         batch=batch.facts,
-        refitted_on=sum(sizes) if _is_refitted(prepared, settings) else None,
+        refitted_on=sum(sizes) if trains_on_all(settings, len(prepared.steps(TRAIN)), len(prepared.columns)) else None,
     )
     row = fitted.scorer.row
     return Manifest(

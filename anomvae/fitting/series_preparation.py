@@ -38,6 +38,8 @@ BoolArray = npt.NDArray[np.bool_]
 
 TRAIN_SHARE, VALIDATION_SHARE = 0.7, 0.1
 TRAIN, VALIDATION, CALIBRATION = 0, 1, 2
+AMPLE_STEPS = 100
+"""Training steps a channel from which more of them change scores little: the steps that calibrated then train too."""
 FEW = 16
 """Fewer held-out windows tell nothing of normal ones."""
 LEAST_STEPS = 16
@@ -256,6 +258,17 @@ def parts_of(sequences: Sequences) -> npt.NDArray[np.int8]:
         share = np.arange(len(steps)) / max(1, len(steps))
         part[steps] = (share >= TRAIN_SHARE).astype(np.int8) + (share >= TRAIN_SHARE + VALIDATION_SHARE)
     return part
+
+
+def trains_on_all(settings: FitSettings, steps: int, channels: int) -> bool:
+    """Whether the detector that is kept is trained on all steps, those that calibrate too.
+
+    Args:
+        settings: Of the fit.
+        steps: Steps with a row that train before calibration.
+        channels: Columns that are scored.
+    """
+    return settings.calibration == "auto" and steps >= AMPLE_STEPS * channels
 
 
 def _scaling(sequences: Sequences, part: npt.NDArray[np.int8]) -> tuple[FloatArray, FloatArray]:
