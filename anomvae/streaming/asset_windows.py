@@ -85,14 +85,24 @@ class AssetWindows:
         idle_s: Silence after which an asset is forgotten, seconds of its partition's clock.
         max_replay: Offsets over which a window, and a restart, reaches back.
         max_assets: Most assets of a partition. Only where this binds do answers depend on how records are batched.
+        outlasted: Steps without an alarm that an event outlasts; None: there are no events. After a restart, more of each
+            asset's newest rows than that are found again as they were, so that no event is open that was not.
     """
 
     def __init__(
-        self, window: int, width: int, cadence: Cadence, *, idle_s: float, max_replay: int, max_assets: int
+        self,
+        window: int,
+        width: int,
+        cadence: Cadence,
+        *,
+        idle_s: float,
+        max_replay: int,
+        max_assets: int,
+        outlasted: int | None = None,
     ) -> None:
         self.window, self.width, self.cadence = window, width, cadence
         self._idle_s, self._max_replay, self._max_assets = idle_s, max_replay, max_assets
-        self._history = max(window - 1, 1)
+        self._history, self._outlasted = max(window - 1, 1), outlasted
         self._slots = Slots(self._history, width)
         self._partitions: dict[tuple[str, int], _Partition] = {}
         self._next_number = 0
@@ -126,15 +136,18 @@ class AssetWindows:
         if partition is None or not partition.slots:
             return answered
         mine = self._slots.of(partition.number)
-        return min(answered, max(int(self._slots.lease[mine].min()), answered - self._max_replay))
+        low = int(self._slots.lease[mine].min())
+        if self._outlasted is not None:
+            low = min(low, int(self._slots.past[mine].min()))
+        return min(answered, max(low, answered - self._max_replay))
 
     def place(self, rows: TimedRows) -> Placement:
         """Places rows; the order of records within each partition must be that of their offsets."""
         n = len(rows.names)
         fate = np.full(n, Fate.FILLING, dtype=np.int8)
-        hold, lease, end = np.full((3, n), -1, dtype=np.int64)
+        lease, end = np.full((2, n), -1, dtype=np.int64)
         if not n:
-            return Placement(fate, hold, lease, 0, 0, np.empty((0, self.width), np.float32), end, self.window)
+            return Placement(fate, lease, 0, 0, np.empty((0, self.width), np.float32), end, self.window)
         slot, clock, set_at = self._look_up(rows)
         order = np.argsort(slot, kind="stable")
         by_slot = slot[order]
@@ -148,12 +161,32 @@ class AssetWindows:
         far = found.offset[kept] - reach > self._max_replay
         steps.fate[kept[whole & ~far]] = Fate.STEP
         fate[order] = steps.fate
-        hold[order[kept]], lease[order[kept]], end[order[kept]] = reach, leases, at
+        lease[order[kept]], end[order[kept]] = leases, at
         last = np.append(first[1:], n) - 1
         self._slots.clock[by_slot[last]] = found.clock[last]
         for ended, mark in steps.ended.items():
             self._slots.count[ended], self._slots.need[ended], self._slots.lease[ended] = 0, *mark
-        return Placement(fate, hold, lease, int((whole & far).sum()), self._evict(rows), tape, end, self.window)
+        if self._outlasted is not None:
+            past = self._remember(found, steps)
+            lease[order] = np.where(lease[order] < 0, -1, np.minimum(lease[order], past))
+        return Placement(fate, lease, int((whole & far).sum()), self._evict(rows), tape, end, self.window)
+
+    def _remember(self, rows: _Sorted, steps: _Steps) -> IntArray:
+        """Of each row, from where on its asset's rows before it are found again, more of them than an event outlasts.
+
+        Every so often what the asset's next window needs is written down; what was written down before the last time is old
+        enough.
+        """
+        assert self._outlasted is not None  # noqa: S101  for the type checker
+        slots, concerned = self._slots, rows.slot[rows.first]
+        fresh = slots.past[concerned] < 0
+        slots.past[concerned[fresh]] = slots.recent[concerned[fresh]] = steps.lease[rows.first[fresh]]
+        past = np.repeat(slots.past[concerned], np.diff(np.append(rows.first, len(rows.slot))))
+        counted = steps.kept | (steps.fate == Fate.OFF)
+        slots.since[concerned] += np.add.reduceat(counted.astype(np.int64), rows.first)
+        due = concerned[slots.since[concerned] > self._outlasted]
+        slots.past[due], slots.recent[due], slots.since[due] = slots.recent[due], slots.lease[due], 0
+        return past
 
     def _look_up(self, rows: TimedRows) -> tuple[IntArray, FloatArray, IntArray]:
         """Slots of rows, new ones where there were none; the clock at each row, and the offset that set it."""
@@ -204,7 +237,8 @@ class AssetWindows:
         simple = np.logical_and.reduceat(plain, rows.first)
         done = last[simple]
         slots.newest[rows.slot[done]] = slots.seen[rows.slot[done]] = rows.time[done]
-        slots.kept[rows.slot[done]], slots.late[rows.slot[done]] = rows.offset[done], 0
+        slots.kept[rows.slot[done]] = rows.offset[done]
+        slots.late[rows.slot[done]] = slots.settling[rows.slot[done]] = 0
         for which in np.flatnonzero(~simple).tolist():
             self._one_by_one(rows, range(int(rows.first[which]), int(last[which]) + 1), steps)
         return steps

@@ -36,8 +36,7 @@ class Step(NamedTuple):
         alarm: Whether it alarms.
         score: NaN where it was not scored.
         p_value: Likewise.
-        hold: Offset from which it can be scored again.
-        lease: Offset from which assets are forgotten alike until there, at most `hold`.
+        lease: Offset from which it can be scored again, and its asset's events before it are found again; -1: it is not scored.
         event_id: Of the record's own answer; the event that it opens bears it too.
         reasons: Of the alarm.
         told: Whether what it leads to is told; False: it is replayed, and has been.
@@ -54,7 +53,6 @@ class Step(NamedTuple):
     alarm: bool
     score: float
     p_value: float
-    hold: int
     lease: int
     event_id: str
     reasons: list[dict[str, Any]]
@@ -68,10 +66,8 @@ class _Open:
     first: Step
     peak: Step
     last: Step
-    hold: int
-    """Offset from which the first alarm can be scored again."""
     lease: int
-    """Offset from which assets and events are forgotten alike until there, at most that of `hold`."""
+    """Offset from which reading again finds it as it is."""
     alarms: int = 0
     quiet: int = 0
     clock: float = -math.inf
@@ -84,10 +80,12 @@ class _Partition:
     """Events of a partition, and how far its records' times have come."""
 
     open: dict[str, _Open] = field(default_factory=dict)
+    cut: dict[str, int] = field(default_factory=dict)
+    """Assets whose event was cut at the begin of the span and may go on, with their steps without an alarm since the last."""
+    span: int = -1
+    """Of the offsets, which are cut into spans of equal length."""
     clock: float = -math.inf
     set_at: int = 0
-    due_offset: float = math.inf
-    """No event is too long before this offset."""
     due_clock: float = math.inf
     """No event is idle before the clock shows this."""
 
@@ -96,7 +94,9 @@ class EventMerger:
     """Merges the alarms of each asset with hysteresis.
 
     An event opens with an alarm, goes on while at most so many steps without one lie between two, and has ended then; repeated and
-    late records are no steps. Its state is a function of the records from :meth:`replay_from` on.
+    late records are no steps. One that lasts is cut, or a restart would have to read all of it: where a multiple of half of
+    `max_replay` lies in the partition's offsets, if it began an eighth of that before. Whoever reads from a quarter before on
+    cuts it too, though its begin is unknown; so the state is a function of the records from :meth:`replay_from` on.
 
     Args:
         settings: By what rule.
@@ -107,6 +107,7 @@ class EventMerger:
     def __init__(self, settings: EventSettings, version: str, top: int) -> None:
         self._settings, self._version, self._top = settings, version, top
         self._partitions: dict[Place, _Partition] = {}
+        self._span = max(1, settings.max_replay // 2)
         self.told: Counter[str] = Counter()
 
     def merge(self, steps: Sequence[Step]) -> list[Outgoing]:
@@ -118,15 +119,16 @@ class EventMerger:
                 partition = self._partitions[step.place] = _Partition()
             if step.time_s is not None and step.time_s > partition.clock:
                 partition.clock, partition.set_at = step.time_s, step.offset
-            if step.offset > partition.due_offset or partition.clock > partition.due_clock:
-                self._close_due(partition, step, messages)
+            if step.offset // self._span != partition.span:
+                self._cut(partition, step, messages)
+            if partition.clock > partition.due_clock:
+                self._close_idle(partition, step, messages)
             event = partition.open.get(step.name)
             if event is None:
                 if not step.alarm:
+                    self._stays_quiet(partition, step)
                     continue
-                lease = min(step.lease, partition.set_at)
-                event = partition.open[step.name] = _Open(step, step, step, step.hold, lease)
-                partition.due_offset = min(partition.due_offset, step.hold + self._settings.max_replay)
+                event = partition.open[step.name] = _Open(step, step, step, self._lease(partition, step))
             event.clock = partition.clock
             partition.due_clock = min(partition.due_clock, event.clock + self._settings.idle_s)
             self._go_on(partition, event, step, messages)
@@ -135,9 +137,13 @@ class EventMerger:
     def replay_from(self, place: Place, answered: int) -> int:
         """Offset from which records must be read again to have the open events back."""
         partition = self._partitions.get(place)
-        if partition is None or not partition.open:
+        if partition is None:
             return answered
-        low = min(event.lease for event in partition.open.values())
+        low = min((event.lease for event in partition.open.values()), default=answered)
+        if partition.cut:
+            low = min(low, self._before_cut(partition))
+        if partition.clock > -math.inf:
+            low = min(low, partition.set_at)
         return min(answered, max(low, answered - self._settings.max_replay))
 
     def forget(self, place: Place) -> None:
@@ -182,16 +188,43 @@ class EventMerger:
         if event.alarms == self._settings.least and self._settings.announce and step.told:
             messages.append(self._message(event, "open", None))
 
-    def _close_due(self, partition: _Partition, step: Step, messages: list[Outgoing]) -> None:
-        settings = self._settings
+    def _lease(self, partition: _Partition, step: Step) -> int:
+        """From where on an event is found again that opens with a step."""
+        lease = step.lease if partition.clock == -math.inf else min(step.lease, partition.set_at)
+        if partition.cut.pop(step.name, None) is not None:
+            lease = min(lease, self._before_cut(partition))
+        return lease
+
+    def _before_cut(self, partition: _Partition) -> int:
+        """From where on the last cut is made again."""
+        return max(0, partition.span * self._span - self._span // 4)
+
+    def _cut(self, partition: _Partition, step: Step, messages: list[Outgoing]) -> None:
+        """Begins a span, and ends what has lasted."""
+        begun, partition.span = partition.span, step.offset // self._span
+        border = partition.span * self._span
+        partition.cut.clear()
+        if begun < 0:
+            return
         for name, event in list(partition.open.items()):
-            if step.offset - event.hold > settings.max_replay:
+            if event.first.offset <= border - self._span // 8:
+                partition.cut[name] = event.quiet
                 self._close(partition, name, "length", messages, told=step.told)
-            elif partition.clock - event.clock > settings.idle_s:
+
+    def _stays_quiet(self, partition: _Partition, step: Step) -> None:
+        """An asset whose event was cut short may end it without another alarm."""
+        if step.name in partition.cut:
+            partition.cut[step.name] += step.counts
+            if step.off or partition.cut[step.name] > self._settings.quiet:
+                del partition.cut[step.name]
+
+    def _close_idle(self, partition: _Partition, step: Step, messages: list[Outgoing]) -> None:
+        """Ends the events of assets that are heard of no more."""
+        idle_s = self._settings.idle_s
+        for name, event in list(partition.open.items()):
+            if partition.clock - event.clock > idle_s:
                 self._close(partition, name, "idle", messages, told=step.told)
-        left = partition.open.values()
-        partition.due_offset = min((event.hold + settings.max_replay for event in left), default=math.inf)
-        partition.due_clock = min((event.clock + settings.idle_s for event in left), default=math.inf)
+        partition.due_clock = min((event.clock + idle_s for event in partition.open.values()), default=math.inf)
 
     def _close(self, partition: _Partition, name: str, ending: Ending, messages: list[Outgoing], *, told: bool) -> None:
         event = partition.open.pop(name)

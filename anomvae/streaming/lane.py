@@ -124,8 +124,7 @@ class Sheet(NamedTuple):
         times: Time of each, NaN where it has none that counts; None: no column tells.
         steps: Whether each is a step, so that asset and time name it, shape ``(n,)``; None: all are.
         off: Whether each found its asset off, shape ``(n,)``; None: none did.
-        hold: Offset from which each can be scored again, shape ``(n,)``.
-        lease: Offset from which assets are forgotten alike until there, at most `hold`, shape ``(n,)``.
+        lease: Offset from which each can be scored again, and its asset's events before it are found again, shape ``(n,)``.
         told: Whether each is answered, shape ``(n,)``; None: all are.
         cells: What tells rows apart that have asset and time in common, shape ``(n, k)``; None: none have.
     """
@@ -137,7 +136,6 @@ class Sheet(NamedTuple):
     times: FloatArray | None
     steps: BoolArray | None
     off: BoolArray | None
-    hold: IntArray
     lease: IntArray
     told: BoolArray | None
     cells: npt.NDArray[np.uint64] | None = None
@@ -293,7 +291,6 @@ class Clerk:
             verdicts.alarm.tolist(),
             verdicts.score.tolist(),
             verdicts.p_value.tolist(),
-            sheet.hold.tolist(),
             sheet.lease.tolist(),
             ids,
             [True] * n if sheet.told is None else sheet.told.tolist(),
@@ -313,7 +310,6 @@ class Clerk:
                 alarm,
                 score,
                 p_value,
-                hold,
                 lease,
                 named,
                 verdicts.reasons.get(i, []) if alarm else [],
@@ -329,7 +325,6 @@ class Clerk:
                 alarm,
                 score,
                 p_value,
-                hold,
                 lease,
                 named,
                 told,

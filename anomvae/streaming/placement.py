@@ -61,8 +61,8 @@ class Placement:
 
     Attributes:
         fate: :class:`Fate` of each, shape ``(n,)``.
-        hold: Offset of the anchor that a row's window can be rebuilt from, -1 for rows that are no steps, shape ``(n,)``.
-        lease: Offset of the record that had set the partition's clock as it stood there, likewise, shape ``(n,)``.
+        lease: Offset from which a row's window can be rebuilt and, where there are events, which of them are open; -1 for rows
+            that are no steps; shape ``(n,)``.
         cut: Whole windows that were not used because they reach back too far.
         evicted: Assets forgotten with these rows.
         tape: The steps of all assets concerned, one after the other, shape ``(t, c)``.
@@ -71,7 +71,6 @@ class Placement:
     """
 
     fate: npt.NDArray[np.int8]
-    hold: IntArray
     lease: IntArray
     cut: int
     evicted: int

@@ -48,11 +48,11 @@ class Sequence:
         cadence: By which rows become steps.
         patience: Late rows in a row that change nothing, w; with the next the sequence begins anew.
         idle_s: Silence after which the asset is forgotten, seconds of its partition's clock.
-        max_replay: Offsets after which it is forgotten.
+        max_replay: Offsets after which it is forgotten; an anchor is never older than half of them.
         newest: Time of the newest row that was a step or found the asset off.
         kept_at: Offset of that row; -1: there is none.
         off: Whether that row found it off.
-        seen: Newest time since the sequence began, repeated rows and late ones included.
+        seen: Newest time since the clock was last set back, repeated rows included.
         clock: The partition's clock at the last row.
         late: Late rows since the last that was not.
         settling: Rows that must go on before one of them is an anchor again.
@@ -101,6 +101,9 @@ class Sequence:
         if self._goes_on(time, begins=begins and not anew, off=off):
             self.settling = max(self.settling - 1, 0)
             self.mark = self.mark if self.settling else Mark(offset, lease)
+        elif offset - self.mark.offset > self.max_replay // 2:
+            # No restart reads so far back. One may place such rows otherwise, but the asset must not go unscored for ever.
+            self.mark, self.settling = Mark(offset, lease), 0
         self.late, self.seen = 0, max(self.seen, time)
         self.newest, self.kept_at, self.off = time, offset, off
         return Taken(Fate.OFF, self.mark) if off else Taken(Fate.FILLING, self.mark, begins, placed.missing)

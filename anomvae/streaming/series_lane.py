@@ -109,6 +109,7 @@ class SeriesLane:
             idle_s=limits.idle_for(facts.window, facts.step_s, facts.longest_gap),
             max_replay=limits.max_replay,
             max_assets=limits.max_assets,
+            outlasted=None if events is None else events.quiet,
         )
         self._at_once = max(16, _TAPE_CELLS // (facts.window * max(1, self._width)))
 
@@ -220,10 +221,10 @@ class SeriesLane:
         n, counts = len(told), answered.counts
         records = rows.records[part]
         fate = np.full(n, Fate.FUTURE, dtype=np.int8)
-        hold, lease, end = np.full((3, n), -1, dtype=np.int64)
+        lease, end = np.full((2, n), -1, dtype=np.int64)
         here = np.flatnonzero(~self._from_future(rows.times[part], records, arrived_s))
         placed = self._place(rows, part, here)
-        fate[here], hold[here], lease[here], end[here] = placed.fate, placed.hold, placed.lease, placed.end
+        fate[here], lease[here], end[here] = placed.fate, placed.lease, placed.end
         counts.cut += placed.cut
         counts.evicted += placed.evicted
         whole = fate == Fate.STEP
@@ -242,7 +243,6 @@ class SeriesLane:
             np.where(fate == Fate.FUTURE, math.nan, rows.times[part]),
             np.isin(fate, (Fate.STEP, Fate.FILLING, Fate.OFF)),
             fate == Fate.OFF,
-            hold,
             lease,
             told,
         )

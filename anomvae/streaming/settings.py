@@ -94,7 +94,7 @@ class EventSettings:
         least: Alarms an event must have before it is told.
         announce: Whether an event is also told when it opens, and not only when it has ended.
         idle_s: An event ends once its partition has gone on by so many seconds since the asset's last record.
-        max_replay: An event ends when it has lasted for so many records of its partition: a restart reads no more again.
+        max_replay: An event is cut after about half as many records of its partition: a restart reads no more again.
 
     Raises:
         SettingError: A number is out of range.

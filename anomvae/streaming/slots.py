@@ -28,16 +28,19 @@ class Slots:
         names: Asset of each slot.
         owner: Number of the partition that a slot belongs to, -1 while nobody uses it, shape ``(s,)``.
         values: The newest steps, the newest last, shape ``(s, h, c)``.
-        anchors: Offset of each of those steps where it is an anchor, else -1, shape ``(s, h)``.
-        leases: Offset of the record that had set the partition's clock as it stood at each of those steps, shape ``(s, h)``.
+        anchors: Offset of the newest anchor at or before each of those steps, -1 for missing ones, shape ``(s, h)``.
+        leases: Offset of the record that had set the partition's clock as it stood at each of those anchors, shape ``(s, h)``.
         count: Steps of the sequence so far; 0: the asset is off; shape ``(s,)``.
         newest: Time of the newest row that was a step or found the asset off, shape ``(s,)``.
         kept: Offset of that row; -1: there is none; shape ``(s,)``.
         late: Late rows since the last that was not, shape ``(s,)``.
         settling: Rows that must go on before one of them is an anchor again, shape ``(s,)``.
-        seen: Newest time since the sequence began, repeated rows and late ones included, shape ``(s,)``.
-        need: Offset of the anchor that the asset's next window can be rebuilt from, shape ``(s,)``.
+        seen: Newest time since the clock was last set back, repeated rows included, shape ``(s,)``.
+        need: Offset of the anchor that the asset's next window can be rebuilt from; its newest anchor while it is off; shape ``(s,)``.
         lease: Offset of the record that had set the partition's clock as it stood there, shape ``(s,)``.
+        past: What `lease` was before at least as many rows as an event outlasts, -1 where none was taken, shape ``(s,)``.
+        recent: What it was later, shape ``(s,)``.
+        since: Rows since then that were steps or found the asset off, shape ``(s,)``.
         clock: The partition's clock at the asset's last row, shape ``(s,)``.
     """
 
@@ -47,6 +50,7 @@ class Slots:
         self.anchors, self.leases = (np.empty((0, history), dtype=np.int64) for _ in range(2))
         self.owner, self.count, self.kept, self.need = (np.empty(0, dtype=np.int64) for _ in range(4))
         self.lease, self.late, self.settling = (np.empty(0, dtype=np.int64) for _ in range(3))
+        self.past, self.recent, self.since = (np.empty(0, dtype=np.int64) for _ in range(3))
         self.newest, self.seen, self.clock = (np.empty(0, dtype=np.float64) for _ in range(3))
         self._unused: list[int] = []
 
@@ -59,7 +63,8 @@ class Slots:
             self.names[slot] = name
         self.owner[taken] = owner
         self.kept[taken] = self.need[taken] = self.lease[taken] = -1
-        self.count[taken] = self.late[taken] = self.settling[taken] = 0
+        self.past[taken] = self.recent[taken] = -1
+        self.count[taken] = self.since[taken] = self.late[taken] = self.settling[taken] = 0
         self.seen[taken] = self.clock[taken] = self.newest[taken] = -np.inf
         self.anchors[taken] = self.leases[taken] = -1
         return taken
@@ -108,6 +113,9 @@ class Slots:
             "lease",
             "late",
             "settling",
+            "past",
+            "recent",
+            "since",
             "newest",
             "seen",
             "clock",

@@ -92,7 +92,6 @@ class TableLane:
             self._times(rows, of_rows, arrived_s),
             steps=None,
             off=None,
-            hold=offsets,
             lease=offsets,
             told=None if told is None else told[np.asarray(at)],
             cells=None if self._clerk.asset is None or self._clerk.time_field is None else _cells(sifted.encoded),

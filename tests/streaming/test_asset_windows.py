@@ -332,6 +332,22 @@ def test_partitions_are_apart() -> None:
     assert again == [(Fate.FILLING, None), (Fate.STEP, [3.0, 5.0, 7.0])]
 
 
+@pytest.mark.parametrize("apart", [0.1, 0.34, 0.49])
+def test_an_asset_that_sends_faster_than_its_steps_stays_scored_and_no_restart_reads_far(apart: float) -> None:
+    windows = make(max_replay=100)
+    found = place(windows, line(*(apart * i for i in range(400))))
+    assert {fate for fate, _ in found[20:]} == {Fate.STEP, Fate.REPEATED}
+    assert windows.replay_from(Place("in", 0), 400) >= 300
+
+
+def test_what_is_read_again_does_not_depend_on_batches() -> None:
+    rows = line(100.0, 101.0, 102.0, 50.0, 51.0, 52.0, 53.0, 54.0, 200.0, 201.0, 202.0, 203.0)
+    whole, single = make(idle_s=50.0), make(idle_s=50.0)
+    leases = [single.place(timed([row])).lease.tolist()[0] for row in rows]
+    assert whole.place(timed(rows)).lease.tolist() == leases
+    assert whole.replay_from(Place("in", 0), len(rows)) == single.replay_from(Place("in", 0), len(rows)) == 10
+
+
 def test_of_too_many_assets_those_heard_of_longest_ago_are_forgotten() -> None:
     windows = make(max_assets=2)
     placed = windows.place(timed([Row(0, i, name, float(i), 1.0) for i, name in enumerate("ABC")]))

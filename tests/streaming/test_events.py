@@ -26,7 +26,7 @@ def steps(marks: str, *, asset: str = "A", first: int = 0, place: Place = IN, **
         )
         one = Step(
             place, i, asset, asset, f"second {i}", float(i), counts=mark != "r", off=mark == "o", alarm=mark == "!",
-            score=float(i % 7), p_value=0.5, hold=i, lease=i, event_id=f"{asset}{i}", reasons=reasons, told=True,
+            score=float(i % 7), p_value=0.5, lease=i, event_id=f"{asset}{i}", reasons=reasons, told=True,
         )  # fmt: skip
         made.append(one._replace(**more))
     return made
@@ -100,19 +100,39 @@ def test_an_asset_that_is_heard_of_no_more_ends_its_event() -> None:
 
 
 def test_an_event_lasts_no_longer_than_a_restart_reads_back() -> None:
-    events = merger(max_replay=5)
-    found = told(events, steps("!" * 9))
-    assert [(event["start"], event["alarms"], event["ended_by"]) for event in found] == [("second 0", 6, "length")]
-    assert events.replay_from(IN, 9) == 6
+    events = merger(max_replay=32)
+    found = told(events, [*steps("!" * 40), *steps("...", first=40)])
+    assert [(event["start"], event["alarms"], event["ended_by"]) for event in found] == [
+        ("second 0", 16, "length"),
+        ("second 16", 16, "length"),
+        ("second 32", 8, "quiet"),
+    ]
+
+
+def test_an_event_that_has_just_begun_is_not_cut() -> None:
+    found = told(merger(max_replay=32), [*steps("!" * 10, first=15), *steps("...", first=25)])
+    assert [(event["start"], event["alarms"], event["ended_by"]) for event in found] == [("second 15", 10, "quiet")]
 
 
 def test_an_open_event_holds_the_restart_back_to_its_first_alarm() -> None:
     events = merger()
     assert events.replay_from(IN, 0) == 0
-    told(events, steps("..!!", hold=1, lease=1))
+    told(events, steps("..!!", lease=1))
     assert events.replay_from(IN, 4) == 1
     told(events, steps("...", first=4))
-    assert events.replay_from(IN, 7) == 7
+    assert events.replay_from(IN, 7) == 6  # the record that set the clock
+
+
+def test_the_clock_of_a_partition_is_found_again_while_no_event_is_open() -> None:
+    rows = [
+        steps(mark, asset=asset, first=i)[0]
+        for i, (asset, mark) in enumerate([("B", "."), ("A", "!"), ("B", "."), ("A", "!")])
+    ]
+    rows = [row._replace(time_s=time_s) for row, time_s in zip(rows, (1e5, 0.0, 1e5 + 1, 1.0), strict=True)]
+    events, restarted = merger(idle_s=3600.0), merger(idle_s=3600.0)
+    told(events, rows[:1])
+    told(restarted, [row._replace(told=False) for row in rows[events.replay_from(IN, 1) : 1]])
+    assert told(restarted, rows[1:]) == told(events, rows[1:]) == []
 
 
 def test_the_end_of_the_stream_ends_all() -> None:
@@ -134,27 +154,32 @@ def test_a_partition_that_went_takes_its_events_along() -> None:
 
 def test_without_times_events_go_by_records_alone() -> None:
     rows = [step._replace(time=None, time_s=None) for step in steps("!!...")]
-    (event,) = told(merger(), rows)
+    events = merger()
+    (event,) = told(events, rows)
     assert (event["start"], event["alarms"], event["ended_by"]) == (None, 2, "quiet")
+    told(events, [step._replace(time=None, time_s=None) for step in steps("!", first=5)])
+    assert events.replay_from(IN, 6) == 5
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from("AB"), st.sampled_from("!!..r.o")), max_size=60),
-    st.integers(0, 60),
-    st.integers(0, 60),
+    st.lists(st.tuples(st.sampled_from("AB"), st.sampled_from("!!..r.o") | st.just("!")), max_size=100),
+    st.integers(0, 100),
+    st.integers(0, 100),
+    st.integers(0, 5),
+    st.sampled_from([1000, 40, 16]),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=400, deadline=None)
 def test_however_rows_are_batched_and_wherever_reading_begins_anew_the_events_are_the_same(
-    marks: list[tuple[str, str]], cut: int, crash: int
+    marks: list[tuple[str, str]], cut: int, crash: int, earlier: int, max_replay: int
 ) -> None:
     rows = [steps(mark, asset=asset, first=i)[0] for i, (asset, mark) in enumerate(marks)]
-    setting = {"quiet": 1, "least": 2, "announce": True, "idle_s": 6.0}
+    setting = {"quiet": 1, "least": 2, "announce": True, "idle_s": 6.0, "max_replay": max_replay}
     whole = told(merger(**setting), rows)
 
     first = merger(**setting)
     crash = min(crash, len(rows))
     before = told(first, rows[: min(cut, crash)]) + told(first, rows[min(cut, crash) : crash])
-    begin = first.replay_from(IN, crash)
+    begin = max(0, first.replay_from(IN, crash) - earlier)
     second = merger(**setting)
     again = [row._replace(told=False) for row in rows[begin:crash]]
     assert told(second, again) == []
