@@ -89,7 +89,7 @@ class AssetWindows:
             asset's newest rows than that are found again as they were, so that no event is open that was not.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  all that places a row
         self,
         window: int,
         width: int,

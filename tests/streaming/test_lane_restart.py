@@ -111,7 +111,8 @@ APART = {
 def test_answers_and_events_are_those_of_a_run_without_a_crash(apart: str, data: st.DataObject) -> None:
     at: dict[str, float] = {}
     rows = []
-    names, alarms, off = (data.draw(st.sampled_from(each)) for each in (["A", "AB", "ABC"], (1, 3, 5), (0, 2)))
+    names = data.draw(st.sampled_from(["A", "AB", "ABC"]))
+    alarms, off = data.draw(st.sampled_from([1, 3, 5])), data.draw(st.sampled_from([0, 2]))
     for _ in range(data.draw(st.integers(1, 50))):
         name = data.draw(st.sampled_from(names))
         at[name] = at.get(name, float(data.draw(st.integers(0, 2)))) + data.draw(st.sampled_from(APART[apart]))
