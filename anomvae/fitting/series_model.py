@@ -21,6 +21,7 @@ from anomvae.fitting.preparation import PreparedData
 from anomvae.fitting.series_forecast import FittedForecast, fit_forecast, refit_forecast
 from anomvae.fitting.series_order import Order, judge_order, window_exemplars
 from anomvae.fitting.series_preparation import CALIBRATION, FEW, TRAIN, VALIDATION, PreparedSeries, thinned
+from anomvae.fitting.settings import EXEMPLAR_BATCH
 from anomvae.training.loop import History, cpu_threads
 from anomvae.training.settings import TrainingSettings
 from anomvae.training.windows import WindowPool, train_windows
@@ -42,6 +43,10 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
 AnyArray = npt.NDArray[np.floating]
 
+ROW_STEPS = {"quick": (600, 2), "default": (3_000, 20), "best": (8_000, 40)}
+"""Most steps of the optimiser for the member of single steps, by effort: so many, or so many passes over long series. Training
+stops before where the validation bound gains no more."""
+MOST_ROW_STEPS = 10_000
 WINDOW_STEPS = {"quick": 500, "default": 1_500, "best": 4_000}
 WINDOW_BATCH, WINDOW_RATE, WINDOW_PATIENCE, WINDOW_GRADIENT = 32, 2e-3, 6, 5.0
 HIGH = 0.95
@@ -229,8 +234,15 @@ def fit_row_member(
         unlabelled=0,
     )
     # of scaled values none repeats to the last bit: novelty looks at raw ones
-    settings = replace(settings, model=replace(settings.model, novelty=False))
-    return fit_model(data, settings, device, hooks)
+    model = replace(settings.model, novelty=False)
+    training = replace(settings.training, max_steps=settings.training.max_steps or row_steps(settings, len(train)))
+    return fit_model(data, replace(settings, model=model, training=training), device, hooks)
+
+
+def row_steps(settings: FitSettings, n: int) -> int:
+    """Most steps of the optimiser for the member of single steps, of which n train."""
+    least, passes = ROW_STEPS[settings.effort]
+    return min(MOST_ROW_STEPS, max(least, passes * n // EXEMPLAR_BATCH))
 
 
 def _novelty(prepared: PreparedSeries, settings: FitSettings) -> Novelty | None:

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pytest
 
 from anomvae.bundle import Manifest, read_bundle
+from anomvae.cli.check_series import check_series
 from anomvae.errors import SchemaError, SettingError, TooFewRowsError
 from anomvae.fitting.series import fit_series_bundle
-from anomvae.fitting.series_model import calibration_rows, fit_series_model
+from anomvae.fitting.series_model import calibration_rows, fit_series_model, row_steps
 from anomvae.fitting.series_preparation import CALIBRATION, TRAIN, VALIDATION, prepare_series
 from anomvae.fitting.settings import FitSettings, duration
 from anomvae.training.loop import choose_device
@@ -126,7 +127,37 @@ def test_windows_that_calibrate_hold_no_step_that_trained() -> None:
     assert online.group == ["A"] * 25 + ["B"] * 25
 
 
+@pytest.mark.parametrize("course", ["counter", "rising level"])
+def test_the_check_and_the_fit_warn_of_a_column_that_moves_on(
+    course: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, said = pump_table(400), "'used' moves on (in 2 of 2 assets), as a counter or a drift does"
+    usual = np.random.default_rng(0).normal(size=(2, 400))
+    moving = np.cumsum(np.abs(usual), axis=1) if course == "counter" else usual + np.arange(400) * 0.1
+    for column, times in ((usual, 0), (moving, 1)):
+        data = with_column(table, "used", column.ravel())
+        check_series(data, {"time": "when", "by": "machine", "window": WINDOW, "alarm_rate": 0.05})
+        assert " ".join(capsys.readouterr().out.split()).count(said) == times
+    made = fit_series_bundle(data, asked(members="row"), tmp_path / "pumps")
+    assert [warning.startswith(said) for warning in made.warnings].count(True) == 1
+    assert "leave it out (--drop used)" in (made.bundle.folder / "card.md").read_text()
+
+
 # --- the bundle
+
+
+@pytest.mark.parametrize(
+    ("effort", "n", "steps"),
+    [
+        ("default", 100, 3_000),
+        ("default", 16_000, 5_000),
+        ("default", 10**6, 10_000),
+        ("quick", 100, 600),
+        ("best", 100, 8_000),
+    ],
+)
+def test_long_series_take_more_training_steps(effort: str, n: int, steps: int) -> None:
+    assert row_steps(FitSettings(effort=effort), n) == steps  # type: ignore[arg-type]
 
 
 def test_the_manifest_says_how_rows_become_windows() -> None:
