@@ -52,7 +52,8 @@ Inputs and outputs of `scorer.onnx`; n rows, d numbers, c categories, k latent d
 | `latent` | `[n, k]` | posterior mean |
 
 The graph of a series, windows of w steps, has these instead of `numeric` and `categorical`; its answers are those of the newest step,
-and its scores count spreads of normal steps, not nats:
+and its scores and contributions count spreads of normal steps, not nats (`latent_contribution` then is all that no channel adds: the latents'
+part, less the usual level):
 
 | input | shape, type | meaning |
 |---|---|---|
@@ -63,7 +64,7 @@ and its scores count spreads of normal steps, not nats:
 | output | shape | meaning |
 |---|---|---|
 | `step_score`, `step_error` | `[n, w]` | of every step by all of the window, which `anomvae score` averages over windows |
-| `step_contribution` | `[n, w, d]` | what each channel adds to it |
+| `step_contribution` | `[n, w, d]` | what each channel adds to `step_score`; the rest of that, which no channel adds, is no output |
 | `step_expected`, `step_deviation` | `[n, w, d]` | what was expected of every step, and one standard deviation of it, raw units |
 
 `rows.onnx` takes `rows` `[n, d]` and `asset` and gives `row_terms` `[n, 2d + 1]`; `batch.onnx` takes `mean_score` and `mean_error`, the means
@@ -73,7 +74,8 @@ over windows, and gives p-values and verdicts.
 
 One row per row, in order: the identifier, time and group columns of the data as they came, then `score`, `p_value`,
 `reconstruction_error`, `p_value_reconstruction` (doubles), `alarm` (boolean) and `reasons`: a list of `column`,
-`contribution` (nats), `value` and `expected`, strongest first; of a series `reason`, too, where a row has no score. In Parquet and Arrow `value` and `expected` are float32 where
+`contribution` (nats; of a series spreads, as its scores), `value` and `expected`, strongest first; of a series `reason`, too, where a row has
+no score. Reasons are the strongest columns alone and leave out what no column adds (`latent_contribution` of the graph), so they do not sum to `score`. In Parquet and Arrow `value` and `expected` are float32 where
 all scored columns are numbers and text where there are categories too; in JSON lines, in CSV (where `reasons` is a JSON string)
 and in Python they are numbers, booleans or text, each as it is.
 """

@@ -1,14 +1,16 @@
-"""Operating modes of a series: levels that last, a calibration elsewhere than the training, rows outside what was learnt."""
+"""Operating modes of a series: levels that last, channels that move on, a calibration elsewhere, rows outside what was learnt."""
 
 from __future__ import annotations
 
 import math
+import shlex
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from anomvae.data.concerns import Concern, listed
+from anomvae.data.drift import share_beyond
 from anomvae.data.levels import levels_of, memory_within, shift_between, stays_of
 from anomvae.data.shapes import usual_spread
 
@@ -37,6 +39,9 @@ SURE = 8.0
 """Least shift in standard errors of autocorrelated medians."""
 MUCH = 0.05
 APART = 3.0
+SEVERAL = 0.1
+"""Least share of the assets in which a column moves on, of those looked at: in few of many, chance has one wander so."""
+MOST_NAMED = 3
 
 
 def mode_concerns(
@@ -45,7 +50,9 @@ def mode_concerns(
     """Whether the training steps hold operating modes that it has hardly seen, and whether calibration lies elsewhere.
 
     Assets are looked at one by one, as they are scaled. Slow wandering and periods are no modes: levels count where a column
-    keeps to them, nearly no step lies between, and they last for windows.
+    keeps to them, nearly no step lies between, and they last for windows. A column that rises or falls all the while has
+    neither levels nor independent steps, so that no standard error tells its calibration from its training: it is looked for
+    by itself.
 
     Args:
         sequences: The rows, laid out.
@@ -57,8 +64,10 @@ def mode_concerns(
     Returns:
         Warnings first, then infos; rows count from 1 in the table as it came.
     """
+    moving = _moving_on(sequences, train, calibration, window)
     found = [
-        *_calibration_elsewhere(sequences, train, calibration, window, asset),
+        *_moving_concerns(sequences, moving, asset),
+        *_calibration_elsewhere(sequences, train, calibration, window, asset, set(moving)),
         *_levels(sequences, train, window, asset),
         *_assets_apart(sequences, train, window, asset),
     ]
@@ -100,10 +109,54 @@ def outside_concerns(values: npt.NDArray[np.floating], columns: Sequence[Column]
     ]
 
 
-def _calibration_elsewhere(
-    sequences: Sequences, train: BoolArray, calibration: BoolArray, window: int, asset: str | None
+def _moving_on(
+    sequences: Sequences, train: BoolArray, calibration: BoolArray, window: int
+) -> dict[tuple[int, int], float]:
+    """Share of the calibration that lies beyond all training, by asset and column, where the column moves on."""
+    found: dict[tuple[int, int], float] = {}
+    calibrating = dict(_steps_by_asset(sequences, calibration))
+    for number, of_train in _steps_by_asset(sequences, train):
+        of_calibration = calibrating.get(number, of_train[:0])
+        for column in range(sequences.values.shape[1]):
+            before, after = (_thinned(sequences, steps, column)[0] for steps in (of_train, of_calibration))
+            if min(len(before), len(after)) >= window and (share := share_beyond(before, after)) > 0.0:
+                found[number, column] = share
+    assets = np.bincount([column for _, column in found], minlength=sequences.values.shape[1])
+    least = SEVERAL * _looked_at(sequences)
+    return {place: share for place, share in found.items() if assets[place[1]] >= least}
+
+
+def _moving_concerns(
+    sequences: Sequences, moving: dict[tuple[int, int], float], asset: str | None
 ) -> Iterator[Concern]:
-    """The calibration of assets that also train, beside that."""
+    """One sentence on the columns that move on."""
+    if not moving:
+        return
+    worst: dict[int, float] = {}
+    for (_, column), share in moving.items():
+        worst[column] = max(worst.get(column, 0.0), share)
+    names, far = _by_size(sequences, worst)
+    several, drops = len(names) > 1, " ".join(f"--drop {shlex.quote(name)}" for name in names[:MOST_NAMED])
+    yield Concern(
+        "warning",
+        names[0],
+        f"{listed(names, MOST_NAMED)} {'move' if several else 'moves'} on"
+        f"{_of_assets({number for number, _ in moving}, sequences, asset)}, as a counter or a drift does: "
+        f"{'up to ' if len(moving) > 1 else ''}{far:.0%} of the rows that calibrate lie beyond the range of those that train; the "
+        f"detector cannot know that as normal, and other faults score lower for it: leave {'them' if several else 'it'} out "
+        f"({drops}), give {'their' if several else 'its'} differences, or bring rows in which {'they return' if several else 'it returns'}.",
+    )
+
+
+def _calibration_elsewhere(
+    sequences: Sequences,
+    train: BoolArray,
+    calibration: BoolArray,
+    window: int,
+    asset: str | None,
+    told: set[tuple[int, int]],
+) -> Iterator[Concern]:
+    """The calibration of assets that also train, beside that; `told`: assets and columns of which that is known."""
     worst: dict[int, float] = {}
     assets: set[int] = set()
     rows: list[int] = []
@@ -116,7 +169,7 @@ def _calibration_elsewhere(
             if min(len(before), len(after)) < window:
                 continue
             shift = shift_between(before, after)
-            if shift.outside and shift.sure > SURE:
+            if shift.outside and shift.sure > SURE and (number, column) not in told:
                 worst[column] = max(worst.get(column, 0.0), shift.spreads)
                 assets.add(number)
                 rows.append(_row(sequences, steps[0]))
@@ -234,8 +287,13 @@ def _spreads(ratio: float) -> str:
     return f"{ratio:,.1f} spreads" if ratio < 1e6 else "many spreads"  # noqa: PLR2004
 
 
+def _looked_at(sequences: Sequences) -> int:
+    """Assets that are looked at."""
+    return math.ceil(len(sequences.assets) / max(1, math.ceil(len(sequences.assets) / MOST_ASSETS)))
+
+
 def _of_assets(assets: set[int], sequences: Sequences, asset: str | None) -> str:
-    looked_at = math.ceil(len(sequences.assets) / max(1, math.ceil(len(sequences.assets) / MOST_ASSETS)))
+    looked_at = _looked_at(sequences)
     seen = "" if looked_at == len(sequences.assets) else " looked at"
     return "" if asset is None else f" (in {len(assets):,} of {looked_at:,} assets{seen})"
 

@@ -1,4 +1,4 @@
-"""Operating modes: levels that last and a calibration elsewhere are told; wandering, periods and noise are not."""
+"""Operating modes: levels that last, columns that move on and a calibration elsewhere are told; wandering, periods and noise are not."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from anomvae.bundle import Column
+from anomvae.data.drift import share_beyond
 from anomvae.data.levels import levels_of, shift_between, stays_of
 from anomvae.data.modes import mode_concerns, outside_concerns, outside_share
 from anomvae.data.series import Sequences, read_sequences
@@ -67,6 +68,8 @@ STATIONARY: dict[str, Callable[[np.random.Generator, int], FloatArray]] = {
     "counts": lambda rng, n: rng.poisson(3, (n, 6)).astype(np.float64),
     "flags": lambda rng, n: (rng.random((n, 6)) < 0.3).astype(np.float64),
     "quick switching": lambda rng, n: (np.arange(n)[:, None] // 7 % 2) + rng.normal(size=(n, 6)) / 20,
+    "seldom a flag": lambda rng, n: (rng.random((n, 6)) < 0.01).astype(np.float64),
+    "days": lambda rng, n: np.sin(np.arange(n)[:, None] * 180 / n + rng.uniform(0, 6, 6)) + rng.normal(size=(n, 6)) / 9,
     "constant": lambda rng, n: np.full((n, 6), 7.0),
 }
 
@@ -149,6 +152,77 @@ def test_a_set_point_that_never_moved_and_then_does_is_told() -> None:
     concerns = looked(values)
     assert [concern.column for concern in concerns] == ["c0"]
     assert "many spreads away in 'c0'" in concerns[0].message
+
+
+MOVING: dict[str, Callable[[np.random.Generator, int], FloatArray]] = {
+    "counter": lambda rng, n: np.cumsum(rng.gamma(2.0, 1.0, n)),
+    "counter that runs down": lambda rng, n: -np.cumsum(rng.exponential(1.0, n)),
+    "counter of what a period uses": lambda rng, n: np.cumsum(1.0 + np.sin(np.arange(n) * 40 / n) + rng.random(n)),
+    "counter that counts seldom": lambda rng, n: np.cumsum(rng.random(n) < 0.05).astype(np.float64),
+    "rising level": lambda rng, n: 2.0 * wandering(rng, n, 1, 0.8)[:, 0] + np.arange(n) * 50.0 / n,
+    "rising period": lambda rng, n: np.sin(np.arange(n) * 60 / n) + rng.normal(size=n) / 5 + np.arange(n) * 10.0 / n,
+    "stairs": lambda rng, n: np.floor(np.arange(n) * 12 / n) + rng.normal(size=n) / 20,
+}
+
+
+@pytest.mark.parametrize("n", [600, 5_000])
+@pytest.mark.parametrize("course", sorted(MOVING))
+def test_a_column_that_moves_on_is_told_with_its_name_and_what_to_do(course: str, n: int) -> None:
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        values = wandering(rng, n, 3, 0.8)
+        values[:, 1] = MOVING[course](rng, n)
+        warned = [concern for concern in looked(values) if "moves on" in concern.message]
+        assert [(concern.severity, concern.column) for concern in warned] == [("warning", "c1")]
+        assert warned[0].message.startswith("'c1' moves on, as a counter or a drift does: ")
+        assert "of the rows that calibrate lie beyond the range of those that train" in warned[0].message
+        assert "leave it out (--drop c1), give its differences" in warned[0].message
+
+
+def test_one_wild_reading_in_training_hides_no_counter() -> None:
+    rng = np.random.default_rng(0)
+    values = np.cumsum(rng.random((1_000, 1)), axis=0)
+    values[[100, 500]] = [[1e9], [-1e9]]
+    assert "'c0' moves on" in looked(values)[0].message
+
+
+def test_a_counter_set_back_each_day_does_not_move_on() -> None:
+    rng = np.random.default_rng(0)
+    used = rng.random((2_000, 1))
+    values = np.concatenate([np.cumsum(day, axis=0) for day in np.split(used, 20)])
+    assert looked(values) == []
+
+
+def test_many_columns_that_move_on_are_one_sentence_that_names_a_few() -> None:
+    values = np.cumsum(np.random.default_rng(0).random((1_000, 7)), axis=0)
+    concerns = looked(values)
+    assert len(concerns) == 1
+    assert " and 4 more move on, " in concerns[0].message
+    assert concerns[0].message.count("'c") == concerns[0].message.count("--drop c") == 3
+    assert "leave them out" in concerns[0].message
+
+
+def test_a_counter_of_a_fleet_is_told_once_and_a_single_wanderer_of_many_is_not() -> None:
+    rng = np.random.default_rng(3)
+    unit = np.repeat(np.arange(30), 400)
+    values = np.concatenate([wandering(rng, 400, 3, 0.8) for _ in range(30)])
+    values[unit == 7, 2] += np.arange(400) / 20.0
+    assert not [concern for concern in looked(values, unit) if concern.severity == "warning"]
+    values[:, 1] = np.concatenate([np.cumsum(rng.random(400)) for _ in range(30)])
+    concerns = [concern for concern in looked(values, unit) if concern.severity == "warning"]
+    assert len(concerns) == 1
+    assert concerns[0].message.startswith("'c1' moves on (in 30 of 30 assets), as a counter or a drift does: up to ")
+
+
+def test_the_share_beyond_counts_on_the_side_that_values_move_to() -> None:
+    rising = np.arange(1_000.0)
+    assert share_beyond(rising[:700], rising[800:]) == 1.0
+    assert share_beyond(rising[:700], rising[660:860]) == pytest.approx(0.5, abs=0.02)
+    assert share_beyond(-rising[:700], -rising[800:]) == share_beyond(rising[:700], rising[800:])
+    assert share_beyond(rising[:700], rising[:200]) == 0.0
+    assert share_beyond(rising[:27], rising[800:]) == 0.0
+    assert share_beyond(rising[:700], rising[800:807]) == 0.0
+    assert share_beyond(np.zeros(700), np.ones(200)) == 0.0
 
 
 def test_assets_are_judged_each_by_itself_and_only_mentioned_where_they_differ() -> None:
