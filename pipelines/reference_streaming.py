@@ -21,7 +21,7 @@ EVENTS = {
     "mqtt connected again": "It is back.",
     "stream stopped": "It was told to, and all that was answered is committed.",
     "stream ended": "The source has no more records: a file, or standard input.",
-    "stream failed": "Source or sink is gone for good; what is not committed comes again.",
+    "stream failed": "Source or sink, or who read standard output, is gone for good; what is not committed comes again. Says what was answered, as `stream ended` does.",
     "stream not started": "It could not start; the reason is also the last line, as for any command.",
     "record skipped": "A record cannot be answered, and there is no `--dead-letter`.",
     "batch aborted": "A transaction came to nothing; its records come again.",

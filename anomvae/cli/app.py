@@ -23,7 +23,7 @@ class _Interrupted(Exception):  # noqa: N818  not an error
 
 
 class _ReaderGone(Exception):  # noqa: N818  not an error
-    """Whoever read standard output has seen enough."""
+    """Whoever read standard output has seen enough; to a stream, which is to go on, that is an error instead."""
 
 
 class _Commands(TyperGroup):
@@ -77,6 +77,11 @@ def _options(
     """Options of every command."""
 
 
+def _drop_output() -> None:
+    """What is still buffered for standard output goes nowhere, for nobody reads it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main() -> None:
     """Runs the command line: exit code 0 fine, 1 our fault, 2 the caller's, 130 interrupted.
 
@@ -91,13 +96,15 @@ def main() -> None:
     except AnomvaeError as error:
         if debug:
             traceback.print_exc()
+        if isinstance(error.__cause__, BrokenPipeError):
+            _drop_output()
         complain(str(error))
         sys.exit(error.exit_code)
     except _Interrupted:
         complain("interrupted; what was being written was not finished, and is not there")
         sys.exit(INTERRUPTED)
     except _ReaderGone:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
+        _drop_output()
         sys.exit(0)
     except Exception as error:  # noqa: BLE001  the last resort, which must not echo data
         if debug:

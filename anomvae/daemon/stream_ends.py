@@ -115,7 +115,8 @@ def read_addresses(settings: StreamSettings) -> Where:
     )
     for kind, names in OF_KIND.items():
         for name in names:
-            if getattr(settings, name) not in (None, False) and where.source.kind != kind:
+            given = getattr(settings, name)
+            if given is not None and given is not False and where.source.kind != kind:  # 0 is given too
                 raise SettingError(
                     f"{flag_of(name)} is for streams {_KINDS[kind]}, and this one comes {_KINDS[where.source.kind]}; leave it out"
                 )

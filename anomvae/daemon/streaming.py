@@ -20,7 +20,7 @@ from anomvae.daemon.stream_ends import Opener, read_addresses
 from anomvae.daemon.stream_http import StatusServer
 from anomvae.daemon.stream_models import Follower, LaneMaker, announce, load_stream_model
 from anomvae.daemon.stream_settings import usable_threads
-from anomvae.errors import AnomvaeError
+from anomvae.errors import AnomvaeError, StreamError
 from anomvae.observability import Log, library_records
 from anomvae.observability.stream_metrics import StreamMetrics
 from anomvae.streaming.pump import Pump
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 LAG_EVERY_S = 2.0
 STUCK_S = 600.0
 """A turn that takes longer than this, with source and sinks connected, does not come to an end by itself."""
+NO_READER = "nobody reads standard output any more, where messages go; start the stream again together with its reader"
 LIBRARIES = ("confluent_kafka", "paho", "asyncio")
 
 
@@ -51,7 +52,7 @@ def run_stream(settings: StreamSettings, find: Callable[[str], Found], environme
         environment: Variables that hold credentials.
 
     Raises:
-        AnomvaeError: It cannot start, or cannot go on.
+        AnomvaeError: It cannot start, or cannot go on; among the reasons is that nobody reads standard output any more.
     """
     limit_arenas()
     log = Log(format=settings.log_format)
@@ -59,8 +60,11 @@ def run_stream(settings: StreamSettings, find: Callable[[str], Found], environme
     try:
         stream.run()
     except AnomvaeError as error:
-        log.error("stream failed" if stream.begun else "stream not started", reason=str(error))  # noqa: TRY400  the reason is enough
+        stream.tell_failure(str(error))
         raise
+    except BrokenPipeError as error:
+        stream.tell_failure(NO_READER)
+        raise StreamError(NO_READER) from error
     finally:
         log.flush()
 
@@ -94,6 +98,7 @@ class Stream:
         self._settings, self._find, self._environment, self._log = settings, find, environment, log
         self._stopping = False
         self._pump: Pump | None = None
+        self._listener: _Listener | None = None
         self._leaving = _Leaving(settings.drain_timeout, log)
 
     def run(self) -> None:
@@ -117,7 +122,9 @@ class Stream:
             opener = Opener(settings, self._environment, found.name, self._log, lambda: self._stopping)
             ends = opener.open(where)
             stack.callback(self._close, ends)
-            listener = _Listener(self.metrics, self._log, is_transactional=ends.transaction is not None)
+            self._listener = listener = _Listener(
+                self.metrics, self._log, is_transactional=ends.transaction is not None
+            )
             source = _Watched(ends.source, self.metrics)
             self._pump = Pump(source, lane, ends.sinks, PumpSettings(settings.batch), listener)
             announce(self.metrics, found, settings.model, settings.alarm_rate)
@@ -142,6 +149,11 @@ class Stream:
                 self._pump.stop()
             self._pump.run()
         self._log.info("stream stopped" if self._stopping else "stream ended", **listener.told())
+
+    def tell_failure(self, reason: str) -> None:
+        """Says in the log why the stream could not start or go on, and what it had come to."""
+        told = {} if self._listener is None or not self.begun else self._listener.told()
+        self._log.error("stream failed" if self.begun else "stream not started", reason=reason, **told)
 
     def stop(self, why: str | None = None) -> None:
         """Begins to stop: what is at hand is answered, delivered and committed. Any thread or signal handler may call.

@@ -34,8 +34,11 @@ RESERVED = (
     "reason",
     "tail",
     "pooled",
+    "kind",
+    "shortened",
 )
-"""Names of an answer's own fields; fields of a record that have such a name do not go along."""
+"""Names of an answer's own fields, and of those that tell events and shortened messages; fields of a record that have such a name
+do not go along."""
 _FORM = (
     b'%%b"score":%%b,"p_value":%%b,"reconstruction_error":%%b,"alarm":%%b,"reasons":%%b,"event_id":"%%b","model_version":%b,'
     b'"latency_s":%%b%%b}'

@@ -28,7 +28,9 @@ Cause = Literal["format", "columns", "cells", "time", "asset", "graph"]
 the graph fails on it."""
 
 CAUSES: tuple[Cause, ...] = get_args(Cause)
+EMPTY = "the payload is empty"
 NO_JSON = "the payload is not JSON"
+TOO_DEEP = "the payload is JSON that is nested too deep to be read"
 TOO_LARGE = "the payload holds a whole number beyond 1.8e308, which is too large to be read"
 NO_OBJECT = "the payload is JSON, but no object of cells by column name"
 NO_AVRO = "the payload is no Avro record of the schema"
@@ -162,7 +164,7 @@ class ArrowCodec:
                     continue
                 found = table.to_pylist()
             except Exception:  # noqa: BLE001  Arrow's classes, and those of values that Python cannot hold
-                bad.append(Bad(i, "format", NO_ARROW))
+                bad.append(Bad(i, "format", NO_ARROW if payload else EMPTY))
                 continue
             rows += found
             records += [i] * len(found)
@@ -219,7 +221,7 @@ def _one_by_one(payloads: Sequence[bytes], decode: Decode) -> Decoded:
             rows.append(decode(payload))
             records.append(i)
         except ValueError as error:
-            bad.append(Bad(i, "format", str(error)))
+            bad.append(Bad(i, "format", str(error) if payload else EMPTY))
     return Decoded(rows, records, None, bad)
 
 
@@ -240,7 +242,11 @@ def _lenient(payload: bytes) -> Any:
         orjson.dumps(row)  # what cannot be written again, as half a surrogate pair, cannot be answered
     except _TooLargeError:
         raise ValueError(TOO_LARGE) from None
-    except (ValueError, RecursionError, TypeError):
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+    except TypeError as error:  # the class of what cannot be written, whose text alone tells why
+        raise ValueError(TOO_DEEP if "ecursion" in str(error) else NO_JSON) from None
+    except ValueError:
         raise ValueError(NO_JSON) from None
     return row
 

@@ -28,7 +28,7 @@ class Step(NamedTuple):
         place: Its partition.
         offset: Its offset.
         name: The asset.
-        asset: The asset as the record says it; None: all records are one's.
+        asset: The asset as the record, or else its key, says it; None: all records are one's.
         time: The time as the record says it; None: it says none.
         time_s: The time; None: it says none, or one that must not count.
         counts: Whether it is a step: neither repeated nor late.
@@ -88,6 +88,8 @@ class _Partition:
     set_at: int = 0
     due_clock: float = math.inf
     """No event is idle before the clock shows this."""
+    told: bool = False
+    """Whether a row of it was told, and not all are replayed."""
 
 
 class EventMerger:
@@ -117,6 +119,7 @@ class EventMerger:
             partition = self._partitions.get(step.place)
             if partition is None:
                 partition = self._partitions[step.place] = _Partition()
+            partition.told = partition.told or step.told
             if step.time_s is not None and step.time_s > partition.clock:
                 partition.clock, partition.set_at = step.time_s, step.offset
             if step.offset // self._span != partition.span:
@@ -155,11 +158,14 @@ class EventMerger:
         self._partitions = other._partitions
 
     def finish(self) -> list[Outgoing]:
-        """Ends all events, since the stream has ended."""
+        """Ends all events, since the stream has ended.
+
+        Those of a partition of which all rows were replayed are not told: they have been, when what lay there was answered.
+        """
         messages: list[Outgoing] = []
         for partition in self._partitions.values():
             for name in list(partition.open):
-                self._close(partition, name, "stream", messages, told=True)
+                self._close(partition, name, "stream", messages, told=partition.told)
         return messages
 
     def _go_on(self, partition: _Partition, event: _Open, step: Step, messages: list[Outgoing]) -> None:

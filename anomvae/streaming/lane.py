@@ -189,6 +189,7 @@ class Clerk:
     ) -> None:
         self.version = model.version
         self.asset, self.time_field = asset, time_field
+        self._key_is_asset = settings.key_is_asset
         self._clock = clock
         scored = {column.name for column in model.manifest.columns} - {asset, time_field}
         self._writer, self._names = AnswerWriter(scored, model.version), EventNames(model.version)
@@ -226,7 +227,7 @@ class Clerk:
                 name.encode() if record.key is None else record.key
                 for record, name in zip(records, sheet.names, strict=True)
             ]
-        return Draft(records, self._writer.beginnings(sheet.rows), self._ids(sheet), keys)
+        return Draft(records, self._writer.beginnings(self._along(sheet)), self._ids(sheet), keys)
 
     def write(self, sheet: Sheet, draft: Draft, verdicts: Verdicts, arrived_s: float, answered: Answered) -> None:
         """Writes the answers to rows, in order, and the events that they make.
@@ -256,6 +257,16 @@ class Clerk:
         answered.counts.scored += int(has_score.sum())
         answered.counts.alarms += int(verdicts.alarm.sum())
 
+    def _along(self, sheet: Sheet) -> list[Row]:
+        """Rows as they go along: where a record's key named its asset, the asset's field says so."""
+        asset = self.asset
+        if asset is None or sheet.names is None or not self._key_is_asset:
+            return sheet.rows
+        return [
+            {**row, asset: name} if name and row.get(asset) is None else row
+            for row, name in zip(sheet.rows, sheet.names, strict=True)
+        ]
+
     def _answerable(self, sheet: Sheet, verdicts: Verdicts, answered: Answered) -> IntArray:
         """Rows that are answered; those on which the graph failed become dead letters instead, one a record."""
         told = np.ones(len(sheet.rows), dtype=np.bool_) if sheet.told is None else sheet.told.copy()
@@ -279,11 +290,12 @@ class Clerk:
         return ids
 
     def _steps(self, sheet: Sheet, ids: list[str], verdicts: Verdicts) -> list[Step]:
-        n = len(sheet.rows)
+        rows = self._along(sheet)
+        n = len(rows)
         times = [None] * n if sheet.times is None else [None if t != t else t for t in sheet.times.tolist()]  # noqa: PLR0124
         columns = zip(
             sheet.records,
-            sheet.rows,
+            rows,
             sheet.names or [""] * n,
             times,
             [True] * n if sheet.steps is None else sheet.steps.tolist(),

@@ -11,11 +11,12 @@ from anomvae.streaming.codec import as_json
 from anomvae.streaming.contracts import Outgoing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from anomvae.streaming.contracts import Origin, Record, Sink
+    from anomvae.streaming.contracts import Headers, Origin, Record, Sink
 
 PREFIX = "anomvae-"
+DROPPED = "the record is larger than this sink takes, so its payload was dropped"
 
 
 class DeadLetter(NamedTuple):
@@ -50,13 +51,17 @@ def dead_letter(record: Record, reason: str, version: str, now_s: float) -> Dead
         "model-version": version,
         "time": dt.datetime.fromtimestamp(now_s, dt.UTC).isoformat(timespec="milliseconds"),
     }
-    headers = tuple((PREFIX + name, value.encode()) for name, value in told.items())
+    headers = _headers(told)
     size = len(record.payload) + len(record.key or b"") + sum(len(name) + len(value) for name, value in record.headers)
     brief = None
     if size >= LARGE:  # who needs its payload finds it at its origin
-        size_told = (PREFIX + "payload-bytes", str(len(record.payload)).encode())
-        brief = Outgoing(b"", short_key(record.key), (*headers, size_told))
+        told |= {"error": f"{reason}; {DROPPED}", "payload-bytes": str(len(record.payload))}
+        brief = Outgoing(b"", short_key(record.key), _headers(told))
     return DeadLetter(Outgoing(record.payload, record.key, record.headers + headers, brief), origin, reason)
+
+
+def _headers(told: Mapping[str, str]) -> Headers:
+    return tuple((PREFIX + name, value.encode()) for name, value in told.items())
 
 
 class LetterLines:

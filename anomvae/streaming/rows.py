@@ -34,6 +34,8 @@ _REMEMBERED = 100_000
 """Different cells of a column that are remembered; keys are few, but a column of free text must not fill the memory."""
 _LONGEST_REMEMBERED = 200
 """Characters of such a cell."""
+_OF_FILES = "is there a header?"
+"""What is asked of a table whose columns are all unknown; a record has its names within."""
 _SHAPES = 256
 """Different sets of fields of which is remembered what they lack."""
 
@@ -159,6 +161,8 @@ class RowReader:
             return told
         lacking = [column.name for column in self.columns if column.name not in row]
         told = str(ColumnMismatchError(lacking, [name for name in row if name not in self._names]))
+        if _OF_FILES in told:
+            told = str(ColumnMismatchError(lacking, []))
         if len(self._told) < _SHAPES and sum(map(len, shape)) <= _LONGEST_REMEMBERED * len(self.columns):
             self._told[shape] = told
         return told

@@ -46,13 +46,14 @@ def test_as_a_filter_it_answers_every_line_as_the_whole_table_is_answered_and_en
     assert {"machine", "when", "i", "event_id", "model_version", "latency_s"} <= found[110].keys()
 
 
-def test_the_filter_ends_in_peace_when_its_reader_has_seen_enough() -> None:
+def test_the_filter_says_so_and_leaves_with_1_when_its_reader_is_gone() -> None:
     with Streaming("--model", pumps().folder, "--from", "-", "--to", "-") as stream:
         stream.wait_for("streaming")
         assert stream.process.stdout is not None
         stream.process.stdout.close()
         stream.write(lines(pump_rows(20)))
-        assert stream.process.wait(30) == 0
+        assert stream.process.wait(30) == 1
+        assert stream.wait_for("stream failed")["reason"].startswith("nobody reads standard output")
 
 
 def test_logs_go_to_standard_error_and_hold_no_values(tmp_path: Path) -> None:

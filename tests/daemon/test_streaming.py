@@ -126,18 +126,22 @@ def test_from_mqtt_to_mqtt_the_topic_names_the_asset(tmp_path: Path) -> None:
         mosquitto.peer(broker.port, "state/#", "watcher") as watcher,
         Streaming("--model", pumps().folder, "--from", f"mqtt://127.0.0.1:{broker.port}/plant/+/values", "--to",
                   f"mqtt://127.0.0.1:{broker.port}/answers/{{key}}", "--asset-level", 1, "--status-topic",
-                  "state/stream") as stream,
+                  "state/stream", "--events", "--events-to", tmp_path / "events.jsonl") as stream,
     ):  # fmt: skip
         stream.wait_for("streaming")
         for row in rows:
-            reader.publish(f"plant/{row['machine']}/values", orjson.dumps(row))
+            nameless = {name: cell for name, cell in row.items() if name != "machine"}
+            reader.publish(f"plant/{row['machine']}/values", orjson.dumps(nameless))
         heard = reader.hear(len(rows))
         assert stream.stop(signal.SIGTERM) == 0
         states = watcher.hear(2)
     found = [orjson.loads(each.payload) for each in heard]
     assert {each.topic for each in heard} == {"answers/A", "answers/B"}
     assert sorted(answer["i"] for answer in found) == list(range(80))
+    assert [answer["machine"] for answer in found] == [rows[answer["i"]]["machine"] for answer in found]
     assert_same(found, expected(rows))
+    events = [orjson.loads(line) for line in (tmp_path / "events.jsonl").read_bytes().splitlines()]
+    assert {event["asset"] for event in events} == {"A", "B"}
     assert [orjson.loads(each.payload)["status"] for each in states] == ["online", "offline"]
 
 

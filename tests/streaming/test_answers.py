@@ -65,6 +65,11 @@ def test_a_field_that_has_the_name_of_an_answers_own_does_not_go_along() -> None
     assert "tail" not in answer
 
 
+@pytest.mark.parametrize("name", ["kind", "shortened"])
+def test_no_field_makes_an_answer_look_like_an_event_or_a_shortened_one(name: str) -> None:
+    assert [name in answer for answer in write([{name: "event", "a": 1}, {"a": 2}])] == [False, False]
+
+
 def test_numbers_that_are_not_finite_are_null() -> None:
     wild = np.array([np.nan, np.inf])
     answers = write([{"a": float("nan")}, {}], verdicts(2, score=wild, p_value=wild, reconstruction_error=-wild))

@@ -145,6 +145,20 @@ def test_the_end_of_the_stream_ends_all() -> None:
     assert read(events.finish()) == []
 
 
+def test_the_end_of_a_run_that_answered_nothing_tells_nothing() -> None:
+    replayed = [row._replace(told=False) for row in steps("!!")]
+    idle, busy = merger(announce=True), merger(announce=True)
+    assert (told(idle, replayed), read(idle.finish())) == ([], [])
+    assert told(busy, [*replayed, *steps(".", asset="B", first=2)]) == []
+    assert [(event["asset"], event["ended_by"]) for event in read(busy.finish())] == [("A", "stream")]
+
+
+def test_only_partitions_in_which_a_record_was_answered_are_told_of_at_the_end() -> None:
+    events, other = merger(), Place("in", 1)
+    told(events, [*[row._replace(told=False) for row in steps("!")], *steps("!", asset="B", place=other)])
+    assert [event["asset"] for event in read(events.finish())] == ["B"]
+
+
 def test_a_partition_that_went_takes_its_events_along() -> None:
     events = merger()
     told(events, steps("!!"))

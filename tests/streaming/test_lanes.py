@@ -356,7 +356,20 @@ def test_a_key_names_the_asset_where_the_record_does_not_if_it_was_said_to() -> 
     named = read(answer(toy_lane(), [{**row, "machine": "A"} for row in rows]).answers)
     assert [one["event_id"] for one in found] == [one["event_id"] for one in named]
     assert [one["score"] for one in found] == [one["score"] for one in named]
+    assert [one["machine"] for one in found] == ["A"] * 3
     assert answer(toy_lane(key_is_asset=True), rows).counts.dead["asset"] == 3
+
+
+def test_events_name_the_asset_that_a_key_names() -> None:
+    rows = [
+        {"when": START_S + i, **dict.fromkeys(COLUMNS, 9.0), **more}
+        for i, more in enumerate([{}] * 3 + [{"machine": None}])
+    ]
+    told = answer(toy_lane(key_is_asset=True, events=EventSettings()), rows, key=b"A")
+    assert [(event["event"], event["asset"]) for event in read(told.events)] == [("open", "A")]
+    assert [one["machine"] for one in read(told.answers)] == ["A"] * 4
+    said = answer(toy_lane(key_is_asset=True), [{**rows[0], "machine": "B"}], key=b"A")
+    assert [one["machine"] for one in read(said.answers)] == ["B"]
 
 
 def test_a_key_names_the_asset_of_a_table_row_too(press: StreamModel) -> None:
@@ -364,7 +377,17 @@ def test_a_key_names_the_asset_of_a_table_row_too(press: StreamModel) -> None:
     keyed = table_lane(press, asset="line", time="at", key_is_asset=True)
     (found,) = read(answer(keyed, [row], key=b"A").answers)
     (named,) = read(answer(keyed, [{**row, "line": "A"}]).answers)
-    assert found["event_id"] == named["event_id"]
+    assert (found["event_id"], found["line"]) == (named["event_id"], "A")
+
+
+def test_events_of_table_rows_name_the_asset_that_a_key_names(press: StreamModel) -> None:
+    rows = [
+        {**{name: cell for name, cell in row.items() if name != "line"}, "at": START_S + i, "temperature": 1e6}
+        for i, row in enumerate(table_rows(3))
+    ]
+    keyed = table_lane(press, EventSettings(), asset="line", time="at", key_is_asset=True)
+    events = read(answer(keyed, rows, key=b"A").events)
+    assert [(event["event"], event["asset"]) for event in events] == [("open", "A")]
 
 
 @pytest.mark.parametrize("wrong", [{"top": -1}, {"top": 5000}, {"threads": 0}])
