@@ -42,8 +42,8 @@ _REASONS = [fate.name.lower() for fate in Fate]
 _TAPE_CELLS = 4 << 20
 """Numbers that the windows of the rows placed at a time may hold: wide windows come in smaller parts."""
 _MAY_BE_COMPARED = frozenset({int, float, type(None)})
-NO_ASSET = "the record names no asset in field {!r}"
-NO_TIME = "the record has no time in field {!r}; write an ISO 8601 timestamp or a number"
+NO_ASSET = "the record names no asset in field {!r}; write text or a number"
+NO_TIME = "the record has no time in field {!r} that can be read; write an ISO 8601 timestamp or a number"
 
 
 class _Rows:
