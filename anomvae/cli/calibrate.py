@@ -24,7 +24,7 @@ from anomvae.cli.promise import promise, unit_of
 from anomvae.errors import MissingExtraError, SettingError
 
 if TYPE_CHECKING:
-    from anomvae.bundle import Calibration
+    from anomvae.bundle import Calibration, SeriesFacts
     from anomvae.fitting.recalibration import RecalibrationResult
 
 UNLIKELY = 1e-3
@@ -87,10 +87,26 @@ def calibrate(
         result = recalibrate_bundle(data, bundle, settings, folder)
     series = bundle.manifest.series
     _show(result, None if series is None else series.batch)
+    if series is not None:
+        _warn_of_unlike(data, series)
     reference = str(folder) if no_track else track(result.bundle, folder, tracking_uri)
     console = out()
     console.print(f"bundle {escape(folder)}, report {escape(folder / 'report.html')}", soft_wrap=True)
     console.print(f"next: [bold]anomvae score DATA --model {escape(reference)}[/bold]", soft_wrap=True)
+
+
+def _warn_of_unlike(data: str, facts: SeriesFacts) -> None:
+    import pyarrow as pa
+
+    from anomvae.cli.series_score import warn_of_unlike
+    from anomvae.data.reading import open_rows
+
+    names = [name for name in (facts.time, facts.asset) if name is not None]
+    types = {name: None if name == facts.time else pa.string() for name in names}
+    source = open_rows(data, types=types)
+    batches = list(source.batches(columns=names))
+    if batches:
+        warn_of_unlike(pa.Table.from_batches(batches), facts)
 
 
 def _show(result: RecalibrationResult, whole_before: Calibration | None) -> None:

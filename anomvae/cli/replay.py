@@ -9,13 +9,17 @@ import typer
 
 from anomvae.cli.console import err, escape, out, table, warn
 from anomvae.cli.options import AlarmRate, Data, Model, TrackingUri
-from anomvae.errors import MissingExtraError
+from anomvae.errors import MissingExtraError, SettingError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from anomvae.bundle import SeriesFacts
     from anomvae.daemon.replaying import Replayed, Tally
     from anomvae.streaming.graph_runner import StreamModel
 
 DAY_S = 86_400.0
+QUIET, LEAST = 5, 1
 
 
 def replay(
@@ -39,8 +43,8 @@ def replay(
     alarm_rate: AlarmRate = None,
     top: Annotated[int, typer.Option("--top", help="Reasons an alarm, and an asset.")] = 3,
     events: Annotated[bool, typer.Option("--events", help="Merge consecutive alarms of an asset into events.")] = False,
-    quiet: Annotated[int, typer.Option("--quiet", help="Events: steps without an alarm that one outlasts.")] = 5,
-    least: Annotated[int, typer.Option("--least", help="Events: alarms before one counts.")] = 1,
+    quiet: Annotated[int, typer.Option("--quiet", help="Events: steps without an alarm that one outlasts.")] = QUIET,
+    least: Annotated[int, typer.Option("--least", help="Events: alarms before one counts.")] = LEAST,
     as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
@@ -55,17 +59,37 @@ def replay(
         from anomvae.daemon.stream_models import load_stream_model
         from anomvae.daemon.stream_settings import usable_threads
         from anomvae.streaming.settings import EventSettings
+        from anomvae.streaming.table_lane import known_time
     except ImportError as error:
         raise MissingExtraError("`anomvae replay`", "stream") from error
+    for flag, value, usual in (("--quiet", quiet, QUIET), ("--least", least, LEAST)):
+        if not events and value != usual:
+            raise SettingError(f"{flag} is about events, which are not asked for; add --events, or leave it out")
     loaded = load_stream_model(find_model(model, tracking_uri=tracking_uri))
     merged = EventSettings(quiet, least, announce=False) if events else None
     settings = ReplaySettings(begin, end, time, asset, alarm_rate, top, merged, usable_threads(0))
-    found = replay_rows(loaded, open_rows(data, types=arrow_types(loaded.manifest)).table(), settings)
+    types = arrow_types(loaded.manifest)
+    timed = time or known_time(loaded.manifest)
+    if timed is not None:
+        types.setdefault(timed, None)
+    rows = open_rows(data, types=types).table()
+    found = replay_rows(loaded, rows, settings)
+    if loaded.manifest.series is not None:
+        _warn_of_unlike(rows, loaded.manifest.series)
     stated = loaded.manifest.calibration.alarm_rate if alarm_rate is None else alarm_rate
     if as_json:
         print(json.dumps(_as_json(loaded, found, settings.top, stated, has_events=events), indent=2))  # noqa: T201
         return
     _show(loaded, found, settings.top, stated, has_events=events)
+
+
+def _warn_of_unlike(rows: pa.Table, facts: SeriesFacts) -> None:
+    """Warns as `anomvae score` does; rows without an asset are dead letters and tell nothing."""
+    import pyarrow.compute as pc
+
+    from anomvae.cli.series_score import warn_of_unlike
+
+    warn_of_unlike(rows if facts.asset is None else rows.filter(pc.is_valid(rows.column(facts.asset))), facts)
 
 
 def _as_json(model: StreamModel, found: Replayed, top: int, stated: float, *, has_events: bool) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def score_series(data: Any, bundle: Bundle, where: str, options: SeriesOptions, 
         err().print(f"report {escape(report)}", soft_wrap=True)
     alarms = int(np.count_nonzero(answers["alarm"].to_numpy()))
     _warn_of_unscored(rows, answers, bundle.manifest)
-    _warn_of_strangers(rows, scoring.facts)
+    warn_of_unlike(rows, scoring.facts)
     rate = bundle.manifest.calibration.alarm_rate if options.alarm_rate is None else options.alarm_rate
     to = "" if where == "-" else f" to {where}"
     err().print(
@@ -111,24 +111,33 @@ def _drawing() -> Callable[[SeriesScoring, pa.Table, pa.Table, str, SeriesOption
 
 
 def _warn_of_unscored(rows: pa.Table, answers: pa.Table, manifest: Manifest) -> None:
-    from anomvae.data.sequences import interval_words
+    from anomvae.data.sequences import coarse_words, interval_words
     from anomvae.data.series import sequences_for
 
     reasons = [reason for reason in answers["reason"].to_pylist() if reason is not None]
     if answers.num_rows and len(reasons) > UNSCORED_SHARE * answers.num_rows:
         counts = {reason: reasons.count(reason) for reason in sorted(set(reasons))}
         told = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
-        why = interval_words(sequences_for(rows, manifest))
+        sequences = sequences_for(rows, manifest)
+        why = None if coarse_words(sequences) else interval_words(sequences)  # a coarser interval is told by itself
         told_why = "" if why is None else f": {why}"
         warn(f"{len(reasons):,} of {answers.num_rows:,} rows have no score ({told}); see the column `reason`{told_why}")
 
 
-def _warn_of_strangers(rows: pa.Table, facts: SeriesFacts) -> None:
+def warn_of_unlike(rows: pa.Table, facts: SeriesFacts) -> None:
+    """Warns of rows at a coarser interval than the model's step, and of assets that it does not know.
+
+    Args:
+        rows: At least the time, and the asset's column if there is one.
+        facts: The detector's.
+    """
+    from anomvae.data.sequences import coarse_words
+    from anomvae.data.series import times_for
     from anomvae.data.strangers import find_strangers
 
-    words = find_strangers(rows, facts).words
-    if words is not None:
-        warn(words)
+    for words in (coarse_words(times_for(rows, facts)), find_strangers(rows, facts).words):
+        if words is not None:
+            warn(words)
 
 
 def evaluate_series_file(data: Any, bundle: Bundle, label: str, options: SeriesOptions, wanted: Wanted) -> None:
@@ -170,7 +179,7 @@ def evaluate_series_file(data: Any, bundle: Bundle, label: str, options: SeriesO
     else:
         settings = SeriesSettings(EventSettings(per_day), alarm_rate=rate)
     found = evaluate_series(score, alarm, steps, settings)
-    _warn_of_strangers(rows, scoring.facts)
+    warn_of_unlike(rows, scoring.facts)
     _warn_of_no_budget(found, scoring.facts)
     if wanted.as_json:
         typer.echo(json.dumps(found.as_metrics(), indent=2))

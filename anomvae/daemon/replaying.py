@@ -14,6 +14,7 @@ import orjson
 import pyarrow as pa
 
 from anomvae.daemon.stream_models import counts_unix_time, series_windows
+from anomvae.data.fitted_times import with_fitted_times
 from anomvae.data.off import parse_off
 from anomvae.data.series import known_columns, require_names
 from anomvae.data.times import NUMBER, read_time, read_times
@@ -40,6 +41,8 @@ AT_ONCE = 8_192
 NUMBER_FIELD = "\0row"
 """Field that tells an answer's row; no column has such a name."""
 DAY_S = 86_400.0
+MOST_NAMED = 20
+"""Columns that a message names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +152,12 @@ def replay(model: StreamModel, rows: pa.Table, settings: ReplaySettings) -> Repl
     manifest = model.manifest
     time_column, asset = _columns(manifest, settings)
     needed = _needed(manifest, time_column, asset)
+    _refuse_unknown(settings, rows.schema.names)
     require_names(rows.schema.names, needed, known_columns(manifest))
     if rows.num_rows == 0:
         raise DataFileError("the data hold no rows, so there is nothing to replay")
+    if manifest.series is not None:
+        rows = with_fitted_times(rows, manifest.series)
     is_calendar = counts_unix_time(manifest)
     times = read_times(rows.column(time_column), time_column)
     if is_calendar:
@@ -191,6 +197,14 @@ def _columns(manifest: Manifest, settings: ReplaySettings) -> tuple[str, str | N
     if time_column is None:
         raise SettingError(f"a replay goes by time, and {manifest.name!r} knows no column of it; name it with --time")
     return time_column, settings.asset or known_asset(manifest)
+
+
+def _refuse_unknown(settings: ReplaySettings, present: Sequence[str]) -> None:
+    for flag, name in (("--time", settings.time), ("--asset", settings.asset)):
+        if name is not None and name not in present:
+            have = ", ".join(repr(column) for column in present[:MOST_NAMED])
+            more = f" and {len(present) - MOST_NAMED:,} more" if len(present) > MOST_NAMED else ""
+            raise SettingError(f"{flag} names {name!r}, which the rows lack; they have {have}{more}")
 
 
 def _needed(manifest: Manifest, time_column: str, asset: str | None) -> list[str]:

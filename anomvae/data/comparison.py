@@ -66,7 +66,7 @@ class ComparisonRows:
 
 
 def comparison_rows(
-    evaluated: LabelledRows, manifest: Manifest, normal: str | None, types: Mapping[str, pa.DataType]
+    evaluated: LabelledRows, manifest: Manifest, normal: str | None, types: Mapping[str, pa.DataType | None]
 ) -> ComparisonRows:
     """Finds rows to learn from, and leaves out of the comparison what a detector has learnt from.
 

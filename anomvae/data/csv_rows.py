@@ -33,30 +33,33 @@ class CsvSource:
     """Rows of one CSV file.
 
     Without `types` they are inferred from all of the file, which is then held in memory. With them the file is
-    streamed, and columns that `types` does not name stay text.
+    streamed, and columns that `types` does not name stay text; those that it names without a type are inferred from all
+    of the file and held in memory.
 
     Args:
         file: The text.
-        types: Arrow type by column name.
+        types: Arrow type by column name; None: to be inferred.
 
     Raises:
         DataFileError: There is no header, or a quote never closes.
         SchemaError: A column name appears twice.
     """
 
-    def __init__(self, file: TextFile, types: Mapping[str, pa.DataType] | None) -> None:
+    def __init__(self, file: TextFile, types: Mapping[str, pa.DataType | None] | None) -> None:
         self.name = file.name
         self._file = file
-        self._types = types
         self._dialect = sniff_csv(file)
+        self._types = None if types is None else {name: kind for name, kind in types.items() if kind is not None}
+        self._open = [name for name, kind in (types or {}).items() if kind is None and name in self._dialect.names]
 
     @cached_property
     def schema(self) -> pa.Schema:
         """Column names and Arrow types."""
         if self._types is None:
             return self._inferred.schema
-        names = [name for name in self._dialect.names if name not in self._dialect.spare or name in self._types]
-        return pa.schema([(name, self._types.get(name, pa.string())) for name in names])
+        types = self._types | {field.name: field.type for field in self._beside.schema}
+        names = [name for name in self._dialect.names if name not in self._dialect.spare or name in types]
+        return pa.schema([(name, types.get(name, pa.string())) for name in names])
 
     @property
     def n_rows(self) -> int | None:
@@ -81,7 +84,22 @@ class CsvSource:
         return file_digest(self._file.path)
 
     def _typed(self, names: list[str]) -> Iterator[pa.RecordBatch]:
-        """Blocks in the wanted types: numbers parsed by pyarrow as far as it goes, then cell by cell."""
+        """Blocks in the wanted types: those streamed, with their part of those held."""
+        held = self._beside.select([name for name in names if name in self._beside.schema.names])
+        streamed = [name for name in names if name not in held.schema.names]
+        if not streamed:
+            yield from held.to_batches()
+            return
+        n_done = 0
+        for batch in self._streamed(streamed):
+            part = held.slice(n_done, batch.num_rows)
+            n_done += batch.num_rows
+            columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+            columns |= {name: part.column(name).combine_chunks() for name in part.schema.names}
+            yield pa.RecordBatch.from_arrays([columns[name] for name in names], names)
+
+    def _streamed(self, names: list[str]) -> Iterator[pa.RecordBatch]:
+        """Blocks of columns whose types are known: numbers parsed by pyarrow as far as it goes, then cell by cell."""
         reader = CellReader(self.schema, self._writing, self.name)
         n_done = 0
         try:
@@ -107,17 +125,28 @@ class CsvSource:
 
     @cached_property
     def _inferred(self) -> pa.Table:
-        """The whole table, every column of the narrowest type that holds all of its cells."""
-        table = self._whole()
+        """The whole table."""
+        return self._infer(self._dialect.names)
+
+    @cached_property
+    def _beside(self) -> pa.Table:
+        """The columns that are named without a type."""
+        return self._infer(self._open)
+
+    def _infer(self, names: Sequence[str]) -> pa.Table:
+        """Columns, each of the narrowest type that holds all of its cells."""
+        if not names:
+            return pa.table({})
+        table = self._whole(names)
         for name in self._dialect.spare:
-            if table.column(name).null_count == table.num_rows:
+            if name in table.schema.names and table.column(name).null_count == table.num_rows:
                 table = table.drop_columns([name])
         text = {field.name: clean(table.column(field.name)) for field in table.schema if pa.types.is_string(field.type)}
         found = {name: number_evidence(cells) for name, cells in text.items()}
         fractions = [field.name for field in table.schema if pa.types.is_floating(field.type)]
         votes = votes_of(found)
         if fractions and "," in votes:  # then 1.234 in another column may be a thousand and more
-            again = self._whole(fractions)
+            again = self._whole(fractions, as_text=True)
             text |= {name: clean(again.column(name)) for name in fractions}
             found |= {name: number_evidence(text[name]) for name in fractions}
             votes = votes_of(found)
@@ -128,12 +157,11 @@ class CsvSource:
             columns[name] = best_of(cells, found[name].settle(votes, self._dialect.delimiter))
         return pa.table(columns)
 
-    def _whole(self, as_text: Sequence[str] | None = None) -> pa.Table:
-        """All rows: all columns with inferred types, or some as text."""
-        names = self._dialect.names if as_text is None else as_text
+    def _whole(self, names: Sequence[str], *, as_text: bool = False) -> pa.Table:
+        """All rows of columns, with inferred types or as text."""
         if not self._dialect.has_rows:
             return pa.schema([(name, pa.string()) for name in names]).empty_table()
-        types = None if as_text is None else dict.fromkeys(as_text, pa.string())
+        types = dict.fromkeys(names, pa.string()) if as_text else None
         with self._explained(), self._file.open() as stream:
             return pacsv.read_csv(stream, **self._options(names, types))
 

@@ -27,7 +27,7 @@ class JsonLinesSource:
 
     Args:
         file: The text.
-        types: Arrow type by column name, where known.
+        types: Arrow type by column name, where known; None: to be inferred, as of columns that it does not name.
 
     Raises:
         DataFileError: A line is damaged, or the file holds one JSON array.
@@ -35,10 +35,10 @@ class JsonLinesSource:
 
     n_rows = None
 
-    def __init__(self, file: TextFile, types: Mapping[str, pa.DataType] | None) -> None:
+    def __init__(self, file: TextFile, types: Mapping[str, pa.DataType | None] | None) -> None:
         self.name = file.name
         self._file = file
-        self._types = dict(types or {})
+        self._types = {name: kind for name, kind in (types or {}).items() if kind is not None}
         with damage_reported(file.name, "text"), file.open_text() as text:
             head = text.read(1024).lstrip()
         if head.startswith("["):

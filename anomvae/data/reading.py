@@ -50,14 +50,15 @@ _PANDAS_ERRORS = (pa.ArrowException, TypeError, ValueError, OverflowError)
 _FORMATS = "Parquet, CSV, Arrow (Feather) or JSON lines"
 
 
-def open_rows(data: Any, *, types: Mapping[str, pa.DataType] | None = None) -> RowSource:
+def open_rows(data: Any, *, types: Mapping[str, pa.DataType | None] | None = None) -> RowSource:
     """Opens rows to learn from or to score.
 
     Args:
         data: A path, a folder or a glob of files of one kind, an Arrow table or record batch, or a pandas DataFrame.
             Files are told apart by suffix and first bytes; `~` is the home folder; `key=value` folders become columns.
         types: The Arrow type of each column the caller needs, where it is known. Text formats are then streamed and
-            read as these types, other columns of a CSV file staying text. Without it, types are inferred from all rows.
+            read as these types, other columns of a CSV file staying text; a type of None is inferred from all rows, and the
+            column held in memory. Without `types`, all are inferred.
 
     Raises:
         DataFileError: A file is missing, empty, damaged or not what its name says.
@@ -74,7 +75,7 @@ def open_rows(data: Any, *, types: Mapping[str, pa.DataType] | None = None) -> R
     return _open_named(os.fsdecode(data), types)
 
 
-def _open_named(name: str, types: Mapping[str, pa.DataType] | None) -> RowSource:
+def _open_named(name: str, types: Mapping[str, pa.DataType | None] | None) -> RowSource:
     path = Path(name).expanduser()
     if path.is_dir():
         if all((path / file).is_file() for file in (MANIFEST, GRAPH)):
@@ -89,7 +90,7 @@ def _open_named(name: str, types: Mapping[str, pa.DataType] | None) -> RowSource
     return _open_set(name, root, [file for file in found if file.is_file()], types)
 
 
-def _open_set(name: str, root: Path, files: list[Path], types: Mapping[str, pa.DataType] | None) -> RowSource:
+def _open_set(name: str, root: Path, files: list[Path], types: Mapping[str, pa.DataType | None] | None) -> RowSource:
     """Several files as one source, sorted by path."""
     if not files:
         raise DataFileError(f"{name} holds no data files; put {_FORMATS} files there, or name another folder")
@@ -102,7 +103,7 @@ def _open_set(name: str, root: Path, files: list[Path], types: Mapping[str, pa.D
     return FileSetSource(name, root, [(path, _open_file(path, str(path), types)) for path in paths])
 
 
-def _open_file(path: Path, name: str, types: Mapping[str, pa.DataType] | None) -> RowSource:
+def _open_file(path: Path, name: str, types: Mapping[str, pa.DataType | None] | None) -> RowSource:
     head = _first_bytes(path, name)
     named, found = _kind_by_name(path), next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
     if named is None and found is None:

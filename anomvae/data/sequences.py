@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MUCH = 0.2
 SOME = 0.01
+OTHER_UNIT = 500.0
+"""Rows whose interval differs from a model's step by this factor may count time in another unit."""
 OTHER_STEP = 1.5
 """A stated step that differs from the usual one by more than this factor is told."""
 
@@ -63,6 +65,8 @@ def _repeats(sequences: Sequences, time: str, asset: str | None) -> Iterator[Con
     advice = "" if share <= SOME else "; if several assets share the table, name them with --by"
     if asset is not None and share > SOME:
         advice = "; see whether the rows come twice, or state a shorter step with --every"
+    if sequences.course.backward.any() and sequences.unit.per_second is not None:
+        advice += "; if a local clock was set back, as at the end of daylight saving time, write times with an offset from UTC, or in UTC"
     yield Concern(
         "warning" if share > SOME else "info",
         time,
@@ -184,4 +188,17 @@ def interval_words(sequences: Sequences) -> str | None:
     usual, step = sequences.course.median_s, sequences.cadence.step_s
     if usual is None or usual <= 0 or max(step / usual, usual / step) <= OTHER_STEP:
         return None
-    return f"the rows lie {sequences.unit.say(usual)} apart, the model's step is {sequences.unit.say(step)}"
+    told = f"the rows lie {sequences.unit.say(usual)} apart, the model's step is {sequences.unit.say(step)}"
+    other_unit = max(step / usual, usual / step) >= OTHER_UNIT
+    return f"{told}, if both are in one unit: see whether the times are written as at the fit" if other_unit else told
+
+
+def coarse_words(sequences: Sequences) -> str | None:
+    """What a user must know of rows further apart than a detector's step; None: they are not."""
+    usual, words = sequences.course.median_s, interval_words(sequences)
+    if words is None or usual is None or usual < sequences.cadence.step_s:
+        return None
+    return (
+        f"{words}: steps between rows are missing to it, so scores mean little, and normal rows may alarm; bring rows at the "
+        "model's step, or fit on rows like these"
+    )

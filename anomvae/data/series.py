@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from anomvae.data.cadence import Cadence, default_gap
 from anomvae.data.encoding import codes_of, encode, group_names
+from anomvae.data.fitted_times import with_fitted_times
 from anomvae.data.off import parse_off
 from anomvae.data.step import TimedRows, TimeUnit, stated_step
 from anomvae.data.times import read_times
@@ -22,7 +23,7 @@ from anomvae.errors import ColumnMismatchError, SchemaError, SettingError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from anomvae.bundle import Column, Manifest
+    from anomvae.bundle import Column, Manifest, SeriesFacts
     from anomvae.data.off import OffCondition
 
 FloatArray = npt.NDArray[np.float64]
@@ -242,13 +243,33 @@ def sequences_for(rows: pa.Table, manifest: Manifest) -> Sequences:
         raise SettingError(f"the model {manifest.name!r} scores tables, not series")
     require_names(rows.schema.names, _own_columns(manifest), known_columns(manifest))
     return read_sequences(
-        rows,
+        with_fitted_times(rows, facts),
         time=facts.time,
         columns=manifest.columns,
         window=facts.window,
         asset=facts.asset,
         cadence=Cadence(facts.step_s, facts.longest_gap),
         off=None if facts.off is None else parse_off(facts.off),
+    )
+
+
+def times_for(rows: pa.Table, facts: SeriesFacts) -> Sequences:
+    """Lays rows out as a detector of series takes them by time and asset alone, without channels.
+
+    Args:
+        rows: At least the time, and the asset's column if there is one.
+        facts: The detector's.
+
+    Raises:
+        SchemaError: As of :func:`read_sequences`.
+    """
+    return read_sequences(
+        with_fitted_times(rows, facts),
+        time=facts.time,
+        columns=(),
+        window=facts.window,
+        asset=facts.asset,
+        cadence=Cadence(facts.step_s, facts.longest_gap),
     )
 
 

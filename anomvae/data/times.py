@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from anomvae.data.encoding import is_text
+from anomvae.data.text_cells import date_orders
 from anomvae.errors import CellError, SchemaError
 
 FloatArray = npt.NDArray[np.float64]
@@ -117,7 +118,7 @@ def _of_text(text: pa.Array | pa.ChunkedArray, name: str) -> FloatArray:
     read = [_parsed(cell) for cell in text.to_pylist()]
     times = np.array([math.nan if instant is None else _seconds(instant) for instant in read], dtype=np.float64)
     if np.isnan(times).any():
-        _refuse(name, np.isnan(times), "cells of text that are no ISO 8601 timestamps")
+        _refuse(name, np.isnan(times), "cells of text that are no ISO 8601 timestamps", _how_to_write(text))
     local = np.array([instant is not None and instant.tzinfo is None for instant in read], dtype=np.bool_)
     if local.any() and not local.all():
         raise SchemaError(
@@ -154,11 +155,19 @@ def _seconds(instant: dt.datetime) -> float:
     return (instant - _EPOCH) // _MICROSECOND / 1_000_000
 
 
-def _refuse(name: str, cells: npt.NDArray[np.bool_], what: str) -> None:
-    first = int(np.argmax(cells)) + 1
-    raise SchemaError(
-        f"the time column {name!r} has {int(cells.sum()):,} {what}, first at row {first:,}; every row needs a time"
+def _how_to_write(text: pa.Array | pa.ChunkedArray) -> str:
+    """What to do with times of text that are none."""
+    if len(date_orders(text)) > 1:
+        return "their day and month cannot be told apart: write year-month-day"
+    return (
+        "write all as 2026-03-01T06:00:00+01:00, as 2026-03-01 05:00:00 (UTC), or as seconds or milliseconds since 1970; all of a CSV "
+        "file may be as 31.12.2026 05:00 or 12/31/2026 05:00, too"
     )
+
+
+def _refuse(name: str, cells: npt.NDArray[np.bool_], what: str, advice: str = "every row needs a time") -> None:
+    first = int(np.argmax(cells)) + 1
+    raise SchemaError(f"the time column {name!r} has {int(cells.sum()):,} {what}, first at row {first:,}; {advice}")
 
 
 def _numpy(cells: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:

@@ -17,9 +17,13 @@ _TYPES = {
 }
 
 
-def arrow_types(manifest: Manifest) -> dict[str, pa.DataType]:
-    """Type by column name, so that no inference can see a block of a file otherwise than training saw the whole."""
-    return {column.name: _type(column) for column in manifest.columns}
+def arrow_types(manifest: Manifest) -> dict[str, pa.DataType | None]:
+    """Type by column name, so that no inference can see a block of a file otherwise than training saw the whole.
+
+    The time of a series is None: people write it in many ways, and all of a column is needed to tell which.
+    """
+    types: dict[str, pa.DataType | None] = {column.name: _type(column) for column in manifest.columns}
+    return types if manifest.series is None else {**types, manifest.series.time: None}
 
 
 def _type(column: Column) -> pa.DataType:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
@@ -162,10 +164,28 @@ def test_rows_that_are_none_or_cannot_be_answered_are_refused_by_what_is_wrong(
         assert len(ended.err.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("option", ["--quiet", "--least"])
+def test_what_is_about_events_takes_events(cli: Cli, series: list[dict[str, Any]], option: str) -> None:
+    ended = cli("replay", "rows.parquet", "--model", pumps().folder, option, "2")
+    assert ended.code == 2
+    assert f"{option} is about events, which are not asked for; add --events" in ended.err
+
+
+def test_text_is_replayed_as_what_it_says(cli: Cli, fitted: Bundle, presses: pa.Table, tmp_path: Path) -> None:
+    """Days and months are told apart by all of the rows."""
+    at = presses["at"].cast(pa.timestamp("s"))
+    text = pc.strftime(at, "%d/%m/%Y %H:%M")
+    pq.write_table(presses.set_column(presses.schema.names.index("at"), "at", at), tmp_path / "presses.parquet")
+    pacsv.write_csv(presses.set_column(presses.schema.names.index("at"), "at", text), tmp_path / "presses.csv")
+    options = ("--model", fitted.folder, "--time", "at", "--asset", "press")
+    assert replayed(cli, "presses.csv", *options) == replayed(cli, "presses.parquet", *options)
+
+
 def test_a_table_model_that_knows_no_time_asks_for_it(cli: Cli, fitted: Bundle, presses: pa.Table) -> None:
     ended = cli("replay", "presses.parquet", "--model", fitted.folder)
     assert ended.code == 2
     assert "name it with --time" in ended.err
     ended = cli("replay", "presses.parquet", "--model", fitted.folder, "--time", "hour")
     assert ended.code == 2
-    assert "the rows lack 'hour'" in ended.err
+    assert "--time names 'hour', which the rows lack; they have" in ended.err
+    assert "'at', 'press'" in ended.err

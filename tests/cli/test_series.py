@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
@@ -245,6 +246,22 @@ def test_rows_at_another_interval_than_the_models_are_told(cli: Cli, tmp_path: P
     assert f"the rows {words}, the model's step is 1 s" in ended.err
 
 
+@pytest.mark.parametrize("command", ["score", "evaluate", "replay", "calibrate"])
+def test_coarser_rows_and_unknown_assets_are_told_by_every_command(cli: Cli, tmp_path: Path, command: str) -> None:
+    table = pump_table(300, assets=("A", "new"))
+    more = {"evaluate": ("--label", "fault"), "calibrate": ("--no-track", "--out", "again")}.get(command, ())
+    for apart, is_told in ((2, True), (1, False)):
+        at = 1_700_000_000_000_000 + np.tile(np.arange(300), 2) * apart * 1_000_000
+        timed = table.set_column(0, "when", pa.array(at, pa.timestamp("us")))
+        pq.write_table(timed.append_column("fault", pa.array([0] * 599 + [1])), tmp_path / "other.parquet")
+        ended = cli(command, "other.parquet", "--model", pumps().folder, *more)
+        words = "the rows lie 2 s apart, the model's step is 1 s: steps between rows are missing"
+        assert ended.code == 0, ended
+        assert " ".join(ended.err.split()).count(words) == int(is_told)
+        assert "1 of the 2 assets of 'machine' is not known to the model" in " ".join(ended.err.split())
+        shutil.rmtree("again", ignore_errors=True)
+
+
 @pytest.mark.parametrize("command", ["score", "replay", "calibrate"])
 def test_time_and_asset_are_no_columns_the_model_does_not_know(cli: Cli, rows: Path, command: str) -> None:
     pq.write_table(pq.read_table(rows).drop_columns(["flow"]), "lacking.parquet")
@@ -306,6 +323,44 @@ def test_milliseconds_since_1970_are_evaluated_as_the_timestamps_they_are(cli: C
     ended = cli("evaluate", data, "--model", "model", "--label", "fault", "--json")
     assert json.loads(ended.out) == stamped
     assert "in which 1 a day is less than one alarm: the budget's column is of no alarm at all" in ended.err
+
+
+WAYS = {
+    "day first": "%d/%m/%Y %H:%M",
+    "month first": "%m/%d/%Y %H:%M",
+    "points": "%d.%m.%Y %H:%M",
+    "milliseconds": None,
+    "numbers": None,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_text_and_parquet_are_fitted_scored_and_evaluated_alike(cli: Cli, tmp_path: Path, way: str) -> None:
+    """Times are read from text as the fit reads them, in whatever way they are written."""
+    table, strange = pump_table(150), np.zeros(300, dtype=int)
+    strange[100:110] = strange[250:260] = 1
+    minutes = 60 * np.tile(np.arange(150), 2)
+    at = pa.array(1_792_360_000 // 60 * 60 + minutes, pa.timestamp("s"))
+    if way in {"milliseconds", "numbers"}:
+        typed = text = pa.array(minutes * 1_000 + 1_700_000_000_000 if way == "milliseconds" else minutes // 60)
+    else:
+        at = pa.array(1_792_360_000 // 60 * 60 + 120 * minutes, pa.timestamp("s"))  # twelve days
+        typed, text = at, pc.strftime(at, WAYS[way])
+    table = table.append_column("fault", pa.array(strange))
+    pq.write_table(table.set_column(0, "when", typed), tmp_path / "n.parquet")
+    pacsv.write_csv(table.set_column(0, "when", text), tmp_path / "n.csv")
+    ended = cli("fit", "n.csv", *SERIES, "--label", "fault", "--config", quick(tmp_path), "--out", "model")
+    assert ended.code == 0, ended
+    told, answers = [], []
+    for data in ("n.csv", "n.parquet"):
+        ended = cli("evaluate", data, "--model", "model", "--label", "fault", "--json")
+        assert ended.code == 0, ended
+        told.append((ended.out, ended.err))
+        assert cli("score", data, "--model", "model", "--out", "answers.parquet").code == 0
+        answers.append(pq.read_table("answers.parquet"))
+    assert told[0] == told[1]
+    assert answers[0]["score"].null_count < 100
+    assert answers[0].equals(answers[1])
 
 
 # --- what is refused

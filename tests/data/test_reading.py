@@ -395,3 +395,27 @@ def test_text_is_streamed_in_little_memory(tmp_path: Path, name: str) -> None:
     path.write_text(head + (line + "\n") * n_rows)
     assert path.stat().st_size > 75_000_000
     assert added_mb(path, n_rows) < 200
+
+
+@pytest.mark.parametrize("when", ["dd/mm", "ms", "iso", "mixed"])
+def test_columns_named_without_a_type_are_inferred_from_all_of_a_streamed_file(tmp_path: Path, when: str) -> None:
+    """The first block of days alone would not tell day from month."""
+    n = 60_000
+    days = [f"{1 + i // 2_160:02d}/02/2026 10:{i % 60:02d}" for i in range(n)]
+    iso = [f"2026-02-01T00:00:00.{i:06d}" for i in range(n)]
+    cells = {"dd/mm": days, "ms": list(range(n)), "iso": iso, "mixed": ["2026-02-01T00:00:00", *iso[1:]]}[when]
+    table = pa.table({"x": np.arange(n) / 8, "when": cells, "note": ["some words"] * n})
+    pacsv.write_csv(table, tmp_path / "rows.csv")
+    whole = open_rows(tmp_path / "rows.csv").table()
+    source = open_rows(tmp_path / "rows.csv", types={"x": FLOAT, "when": None, "absent": None})
+    assert source.table().column("when").type == whole.column("when").type
+    for names in (None, ["when", "x"], ["when"], ["x"]):
+        wanted = source.schema.names if names is None else names
+        found = pa.Table.from_batches(source.batches(columns=names, batch_rows=1_000))
+        assert found.to_pydict() == whole.select(wanted).to_pydict()
+
+
+def test_a_file_without_rows_has_the_columns_that_are_to_be_inferred(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("when,x\n")
+    table = open_rows(tmp_path / "rows.csv", types={"x": FLOAT, "when": None}).table()
+    assert (table.schema.names, table.num_rows) == (["when", "x"], 0)

@@ -112,7 +112,11 @@ def test_dates_decimals_durations_and_different_offsets_are_times() -> None:
         (pa.array(["1", "inf"]), "no finite number"),
         (
             pa.array(["2026-01-01", "secret", "2026-13-01"]),
-            "has 2 cells of text that are no ISO 8601 timestamps, first at row 2",
+            "has 2 cells of text that are no ISO 8601 timestamps, first at row 2; write all as 2026-03-01T06:00:00",
+        ),
+        (
+            pa.array(["01/02/2026 10:00", "02/02/2026 10:00"]),
+            "first at row 1; their day and month cannot be told apart",
         ),
         (pa.array([True, False]), "is bool, which orders no rows"),
         (pa.array([dt.time(1, 2)]), "join it with its date"),
@@ -304,7 +308,8 @@ def test_an_asset_is_the_same_however_its_name_is_written(cells: pa.Array) -> No
 
 
 def test_a_manifest_lays_rows_out_as_its_fit_did() -> None:
-    facts = SeriesFacts("t", "unit", "int64", ("1", "2"), window=4, stride=1, step_s=2.0, longest_gap=3, off="x > 90")
+    facts = SeriesFacts("t", "unit", "int64", ("1", "2"), window=4, stride=1, step_s=2.0, longest_gap=3, off="x > 90",
+                        time_type="double")  # fmt: skip
     rows = pa.table({"t": [0.0, 2.0, 6.0, 8.0, 0.0], "unit": [1, 1, 1, 1, 3], "x": [1.0, 2.0, 4.0, 99.0, 1.0]})
     found = sequences_for(rows, manifest(facts))
     assert found.cadence == Cadence(2.0, 3)
