@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import csv
-from contextlib import contextmanager
+import time
+import weakref
+from contextlib import closing, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -17,12 +20,36 @@ from anomvae.data.text_cells import MISSING_WORDS, Mark, clean, number_evidence
 from anomvae.errors import DataFileError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterator, Mapping, Sequence
 
     from anomvae.data.csv_dialect import TextFile
 
 _BLOCK_BYTES = 1 << 20
 """Text read at a time; also the evidence on which a stream's decimal marks are decided."""
+
+
+_HELD: weakref.WeakSet[_BlankRows] = weakref.WeakSet()
+_LET_GO_S = 0.5
+
+
+class _BlankRows:
+    """Has pyarrow skip rows of nothing but delimiters and spaces, and refuse others with too few or too many cells."""
+
+    def __init__(self, delimiter: str) -> None:
+        self._blank = delimiter + " \t\r\n"
+        _HELD.add(self)
+
+    def __call__(self, row: pacsv.InvalidRow) -> str:
+        """What becomes of a row."""
+        return "error" if row.text.strip(self._blank) else "skip"
+
+
+@atexit.register
+def _wait_for_readers() -> None:
+    """Waits until pyarrow's threads have let go of what they call; one that does so once Python has ended aborts the process."""
+    end_s = time.monotonic() + _LET_GO_S
+    while len(_HELD) and time.monotonic() < end_s:
+        time.sleep(0.005)
 
 
 class _UnparsedNumberError(Exception):
@@ -120,7 +147,8 @@ class CsvSource:
             field.name: field.type for field in self.schema if pa.types.is_floating(field.type) or is_date(field.type)
         }
         empty = pa.schema([(name, pa.string()) for name in types]).empty_table()
-        sample = next(self._stream(list(types)), empty) if types else empty
+        with closing(self._stream(list(types))) as blocks:
+            sample = next(blocks, empty) if types else empty
         return writing_of(sample, types, self._dialect.delimiter)
 
     @cached_property
@@ -167,13 +195,17 @@ class CsvSource:
 
     def _stream(
         self, names: Sequence[str], numbers: frozenset[str] = frozenset(), decimal_point: Mark = "."
-    ) -> Iterator[pa.RecordBatch]:
+    ) -> Generator[pa.RecordBatch]:
         """Blocks of rows: text, but for the columns in `numbers`."""
         if not self._dialect.has_rows:
             return
         types = {name: pa.float64() if name in numbers else pa.string() for name in names}
         with self._explained(), self._file.open() as stream:
-            yield from pacsv.open_csv(stream, **self._options(names, types, decimal_point))
+            reader = pacsv.open_csv(stream, **self._options(names, types, decimal_point))
+            try:
+                yield from reader
+            finally:
+                reader.close()
 
     def _options(
         self, names: Sequence[str], types: Mapping[str, pa.DataType] | None, decimal_point: Mark = "."
@@ -187,7 +219,7 @@ class CsvSource:
             "parse_options": pacsv.ParseOptions(
                 delimiter=dialect.delimiter,
                 newlines_in_values=self._file.n_quotes > 0,
-                invalid_row_handler=lambda row: "error" if row.text.strip(dialect.delimiter + " \t\r\n") else "skip",
+                invalid_row_handler=_BlankRows(dialect.delimiter),
             ),
             "convert_options": pacsv.ConvertOptions(
                 column_types=types,

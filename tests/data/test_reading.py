@@ -78,6 +78,21 @@ def test_the_digest_of_a_file_is_what_sha256sum_prints(tmp_path: Path, name: str
     assert open_rows(tmp_path / name).digest() == "sha256:" + hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
 
 
+def test_a_csv_file_that_is_left_early_leaves_nothing_behind_that_could_end_the_process(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("a,b\n" + "1.5,2\n" * 50_000)
+    code = (
+        "import sys\n"
+        "from anomvae.data.reading import open_rows\n"
+        "import pyarrow as pa\n"
+        "next(iter(open_rows('rows.csv', types={'a': pa.float64(), 'b': pa.float64()}).batches(['a'])))\n"
+        "sys.exit(2)\n"
+    )
+    done = [
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=False) for _ in range(4)
+    ]
+    assert [(run.returncode, run.stderr) for run in done] == [(2, b"")] * 4
+
+
 def test_tables_in_memory_are_rows_too() -> None:
     for data in (ROWS, ROWS.to_batches()[0], ROWS.to_pandas()):
         source = open_rows(data)
